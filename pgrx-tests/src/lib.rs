@@ -1,0 +1,1 @@
+//! The harness: a throwaway cluster with the extension in it.
