@@ -1,0 +1,169 @@
+//! The backend's functions as a backend calls them, with every column of the answer read in its
+//! own type. They work on a connection and within a transaction alike.
+
+use std::time::SystemTime;
+
+use postgres::{Error, GenericClient, Row};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// A row of `create_one_time_token`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Issued {
+    pub id: Uuid,
+    pub token: String,
+    pub email: String,
+    /// As text, since a number may be larger than Rust has room for.
+    pub context: String,
+    pub status: String,
+    pub created_at: SystemTime,
+    pub expires_at: SystemTime,
+}
+
+/// A row of `redeem_one_time_token`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redeemed {
+    pub token_id: Uuid,
+    pub user_id: String,
+    pub user_created: bool,
+    pub email: String,
+    pub context: String,
+    pub memberships: Value,
+    pub redeemed_at: SystemTime,
+    pub replayed: bool,
+}
+
+impl From<Row> for Issued {
+    fn from(row: Row) -> Self {
+        Self {
+            id: row.get("id"),
+            token: row.get("token"),
+            email: row.get("email"),
+            context: row.get("context"),
+            status: row.get("status"),
+            created_at: row.get("created_at"),
+            expires_at: row.get("expires_at"),
+        }
+    }
+}
+
+impl From<&Row> for Redeemed {
+    fn from(row: &Row) -> Self {
+        Self {
+            token_id: row.get("token_id"),
+            user_id: row.get("user_id"),
+            user_created: row.get("user_created"),
+            email: row.get("email"),
+            context: row.get("context"),
+            memberships: row.get("memberships"),
+            redeemed_at: row.get("redeemed_at"),
+            replayed: row.get("replayed"),
+        }
+    }
+}
+
+const REDEEMED: &str =
+    "token_id, user_id, user_created, email, context::text, memberships, redeemed_at, replayed";
+
+/// The functions, for whatever runs statements.
+pub trait Calls: GenericClient {
+    /// `create_one_time_token` with the default lifetime; `context` is JSON.
+    fn create(&mut self, email: &str, context: &str) -> Result<Issued, Error> {
+        self.create_for(email, None, Some(context))
+    }
+
+    /// `create_one_time_token` with all its arguments.
+    fn create_for(
+        &mut self,
+        email: &str,
+        expires_in: Option<i32>,
+        context: Option<&str>,
+    ) -> Result<Issued, Error> {
+        self.query_one(
+            "SELECT id, token, email, context::text, status, created_at, expires_at
+               FROM magic_link.create_one_time_token($1, $2, $3::text::jsonb)",
+            &[&email, &expires_in, &context],
+        )
+        .map(Issued::from)
+    }
+
+    /// `redeem_one_time_token` without an interaction event.
+    fn redeem(&mut self, token: &str, email: &str) -> Result<Redeemed, Error> {
+        self.redeem_in(None, token, email)
+    }
+
+    /// `redeem_one_time_token` with all its arguments.
+    fn redeem_in(
+        &mut self,
+        interaction_event: Option<&str>,
+        token: &str,
+        email: &str,
+    ) -> Result<Redeemed, Error> {
+        self.query_one(
+            &format!("SELECT {REDEEMED} FROM magic_link.redeem_one_time_token($1, $2, $3)"),
+            &[&token, &email, &interaction_event],
+        )
+        .map(|row| Redeemed::from(&row))
+    }
+
+    /// `try_redeem_one_time_token`: the outcome, and the row where it is `ok`.
+    ///
+    /// A refusal that tells more than its outcome fails the test.
+    fn try_redeem_in(
+        &mut self,
+        interaction_event: Option<&str>,
+        token: &str,
+        email: &str,
+    ) -> Result<(String, Option<Redeemed>), Error> {
+        let row = self.query_one(
+            &format!(
+                "SELECT outcome, {REDEEMED},
+                        num_nonnulls(token_id, user_id, user_created, email, context, memberships,
+                                     redeemed_at, replayed) AS told
+                   FROM magic_link.try_redeem_one_time_token($1, $2, $3)"
+            ),
+            &[&token, &email, &interaction_event],
+        )?;
+        let outcome: String = row.get("outcome");
+        if outcome == "ok" {
+            return Ok((outcome, Some(Redeemed::from(&row))));
+        }
+        assert_eq!(
+            row.get::<_, i32>("told"),
+            0,
+            "a refusal with more than its outcome"
+        );
+        Ok((outcome, None))
+    }
+
+    /// `check_one_time_token` with all its arguments.
+    fn check_in(
+        &mut self,
+        interaction_event: Option<&str>,
+        token: &str,
+        email: &str,
+    ) -> Result<String, Error> {
+        self.query_one(
+            "SELECT magic_link.check_one_time_token($1, $2, $3)",
+            &[&token, &email, &interaction_event],
+        )
+        .map(|row| row.get(0))
+    }
+
+    /// `session_switch_decision`: the decision and its reason.
+    fn decide(
+        &mut self,
+        token: &str,
+        email: &str,
+        session_email: Option<&str>,
+        prompt: Option<&str>,
+    ) -> Result<(String, Option<String>), Error> {
+        self.query_one(
+            "SELECT decision, reason FROM magic_link.session_switch_decision($1, $2, $3, $4)",
+            &[&token, &email, &session_email, &prompt],
+        )
+        .map(|row| (row.get(0), row.get(1)))
+    }
+}
+
+impl<C: GenericClient> Calls for C {}

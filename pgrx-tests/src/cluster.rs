@@ -1,0 +1,200 @@
+//! A PostgreSQL cluster that lives no longer than the tests that use it.
+
+use std::env;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use postgres::{Client, Config, NoTls};
+
+/// The port is part of the socket's name; every cluster has a folder for its socket alone.
+const PORT: u16 = 5432;
+
+/// The database that has the extension installed, from which those of the tests are copied.
+pub(crate) const TEMPLATE: &str = "with_magic_link";
+
+/// What every cluster is told; what a test asks for comes after it and wins.
+///
+/// The log's prefix is the SQLSTATE and the database, so that a test can look for what went wrong in
+/// its own database. Autovacuum would connect to the template and keep it from being copied.
+const SETTINGS: &[(&str, &str)] = &[
+    ("listen_addresses", ""),
+    ("max_connections", "200"),
+    ("fsync", "off"),
+    ("autovacuum", "off"),
+    ("log_line_prefix", "%e %d "),
+    ("log_min_error_statement", "error"),
+    ("log_statement", "none"),
+    ("log_checkpoints", "off"),
+];
+
+/// A running cluster with the extension installed in a template database.
+pub struct Cluster {
+    keeper: Child,
+    /// The keeper runs for as long as this is open; the kernel closes it when this process ends.
+    lifeline: Option<ChildStdin>,
+    folder: PathBuf,
+    databases: AtomicU32,
+}
+
+impl Cluster {
+    /// The cluster that all tests of a test binary share.
+    ///
+    /// A static is never dropped: the keeper stops it when the process is gone.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(&[]))
+    }
+
+    /// Starts a cluster with settings of its own.
+    pub fn start(settings: &[(&str, &str)]) -> Self {
+        let programs = server_programs();
+        let mut keeper = as_server_user()
+            .args(["sh", "-c", include_str!("keeper.sh"), "keeper"])
+            .arg(programs)
+            .arg(configuration(settings))
+            // With it a panic that escaped would carry its backtrace to the client: the tests look for that.
+            .env("RUST_BACKTRACE", "1")
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // An interrupt from the terminal is for the tests; the keeper outlives them to clean up.
+            .process_group(0)
+            .spawn()
+            .expect("the cluster's keeper does not start");
+        let lifeline = keeper.stdin.take();
+        let mut folder = String::new();
+        let said = keeper.stdout.take().map(BufReader::new);
+        let _ = said.expect("piped").read_line(&mut folder);
+        if folder.is_empty() {
+            let mut why = String::new();
+            let _ = keeper
+                .stderr
+                .take()
+                .expect("piped")
+                .read_to_string(&mut why);
+            panic!("the cluster does not start:\n{why}");
+        }
+        let cluster = Self {
+            keeper,
+            lifeline,
+            folder: PathBuf::from(folder.trim_end()),
+            databases: AtomicU32::new(0),
+        };
+        cluster.make_template();
+        cluster
+    }
+
+    fn make_template(&self) {
+        let mut postgres = self.connect("postgres", "postgres");
+        postgres
+            .batch_execute(&format!("CREATE DATABASE {TEMPLATE}"))
+            .expect("no template database");
+        // Disconnects at once: a database with a connection cannot be copied.
+        self.connect(TEMPLATE, "postgres")
+            .batch_execute("CREATE EXTENSION magic_link")
+            .expect(
+                "magic_link is not installed into the server that PG_CONFIG names, or is broken",
+            );
+    }
+
+    /// A connection to a database as a role, which needs no password.
+    pub fn connect(&self, database: &str, role: &str) -> Client {
+        self.config(database, role)
+            .connect(NoTls)
+            .unwrap_or_else(|error| panic!("no connection to {database} as {role}: {error:?}"))
+    }
+
+    /// For tests that expect a connection to fail, or that want options of their own.
+    pub fn config(&self, database: &str, role: &str) -> Config {
+        let mut config = Config::new();
+        config
+            .host_path(&self.folder)
+            .port(PORT)
+            .dbname(database)
+            .user(role);
+        config
+    }
+
+    /// Everything that the server has written to its log so far.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.folder.join("log")).expect("the server has no log");
+        String::from_utf8_lossy(&log).into_owned()
+    }
+
+    /// A number for a database of this cluster, and for the roles that go with it.
+    pub(crate) fn next_number(&self) -> u32 {
+        self.databases.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.lifeline.take();
+        let _ = self.keeper.wait();
+    }
+}
+
+/// The folder of initdb and pg_ctl of the server that has the extension.
+fn server_programs() -> String {
+    let pg_config = env::var("PG_CONFIG").expect(
+        "PG_CONFIG must name the pg_config of a server that has magic_link installed; `make test` sees to it",
+    );
+    let answer = Command::new(&pg_config)
+        .arg("--bindir")
+        .output()
+        .unwrap_or_else(|error| panic!("PG_CONFIG={pg_config} does not run: {error}"));
+    String::from_utf8(answer.stdout)
+        .expect("the path of the server's programs is not UTF-8")
+        .trim_end()
+        .to_owned()
+}
+
+/// A command that runs as an ordinary user, since PostgreSQL refuses to be started by root.
+fn as_server_user() -> Command {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    if !is_root {
+        // The empty prefix: `env` runs what follows.
+        return Command::new("env");
+    }
+    let prefix = env::var("MAGIC_LINK_RUN_SERVER_AS").expect(
+        "as root, MAGIC_LINK_RUN_SERVER_AS must hold a command prefix such as `runuser -u postgres --`",
+    );
+    let mut words = prefix.split_whitespace();
+    let mut command = Command::new(words.next().expect("MAGIC_LINK_RUN_SERVER_AS is empty"));
+    command.args(words);
+    command
+}
+
+fn configuration(settings: &[(&str, &str)]) -> String {
+    SETTINGS
+        .iter()
+        .chain(settings)
+        .map(|(name, value)| format!("{name} = '{}'\n", value.replace('\'', "''")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dropping does nothing but close the pipe, as the kernel does for a process that is killed.
+    #[test]
+    fn nothing_is_left_of_a_cluster() {
+        let cluster = Cluster::start(&[]);
+        let folder = cluster.folder.clone();
+        let mut connection = cluster.connect("postgres", "postgres");
+        assert!(folder.exists());
+
+        drop(cluster);
+
+        assert!(!folder.exists());
+        assert!(connection.simple_query("SELECT 1").is_err());
+    }
+}

@@ -1,0 +1,200 @@
+//! A database for one test: tests run in parallel and do not see each other.
+
+use std::thread;
+
+use postgres::Client;
+use postgres::types::ToSql;
+
+use crate::cluster::{Cluster, TEMPLATE};
+
+/// A fresh database, with a backend role of its own, since roles belong to the whole cluster.
+///
+/// When it goes away without a failure it looks into the server's log: nothing that a test does
+/// may end in an internal error, whatever else the test looked at.
+pub struct Database<'a> {
+    cluster: &'a Cluster,
+    number: u32,
+    name: String,
+}
+
+impl Database<'static> {
+    /// A database of the shared cluster, with the extension.
+    pub fn new() -> Self {
+        Self::of(Cluster::shared())
+    }
+}
+
+impl Default for Database<'static> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a> Database<'a> {
+    /// A database with the extension and a role that went through `grant_backend`.
+    pub fn of(cluster: &'a Cluster) -> Self {
+        let database = Self::bare(cluster, &format!("TEMPLATE {TEMPLATE}"));
+        let backend = database.role("backend", "LOGIN NOSUPERUSER");
+        database.sql(&format!("SELECT magic_link.grant_backend('{backend}')"));
+        database
+    }
+
+    /// A database made with these options of CREATE DATABASE.
+    pub fn bare(cluster: &'a Cluster, options: &str) -> Self {
+        let number = cluster.next_number();
+        let name = format!("test_{number}");
+        cluster
+            .connect("postgres", "postgres")
+            .batch_execute(&format!("CREATE DATABASE {name} {options}"))
+            .unwrap_or_else(|error| panic!("no database {name}: {error:?}"));
+        Self {
+            cluster,
+            number,
+            name,
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn cluster(&self) -> &Cluster {
+        self.cluster
+    }
+
+    /// Creates a role that no other test has, and answers its name.
+    pub fn role(&self, kind: &str, options: &str) -> String {
+        let role = self.role_name(kind);
+        self.sql(&format!("CREATE ROLE {role} {options}"));
+        role
+    }
+
+    fn role_name(&self, kind: &str) -> String {
+        format!("{kind}_{}", self.number)
+    }
+
+    /// The name of the role that went through `grant_backend` and has no other right.
+    pub fn backend_role(&self) -> String {
+        self.role_name("backend")
+    }
+
+    /// A connection as the role that went through `grant_backend`.
+    pub fn backend(&self) -> Client {
+        self.connect_as(&self.backend_role())
+    }
+
+    pub fn superuser(&self) -> Client {
+        self.connect_as("postgres")
+    }
+
+    pub fn connect_as(&self, role: &str) -> Client {
+        self.cluster.connect(&self.name, role)
+    }
+
+    /// Runs statements as a superuser.
+    #[track_caller]
+    pub fn sql(&self, statements: &str) {
+        if let Err(error) = self.superuser().batch_execute(statements) {
+            panic!("{statements}: {error:?}");
+        }
+    }
+
+    /// The one value of one row, as a superuser reads it.
+    #[track_caller]
+    pub fn value<T>(&self, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> T
+    where
+        T: for<'r> postgres::types::FromSql<'r>,
+    {
+        match self.superuser().query_one(query, parameters) {
+            Ok(row) => row.get(0),
+            Err(error) => panic!("{query}: {error:?}"),
+        }
+    }
+
+    /// How many rows a FROM clause has.
+    #[track_caller]
+    pub fn count(&self, from: &str) -> i64 {
+        self.value(&format!("SELECT count(*) FROM {from}"), &[])
+    }
+
+    /// Makes an organization with these default roles.
+    pub fn organization(&self, id: &str, default_roles: &[&str]) {
+        self.roles(default_roles);
+        let mut superuser = self.superuser();
+        superuser
+            .execute(
+                "INSERT INTO magic_link.organizations (id, name) VALUES ($1, upper($1))",
+                &[&id],
+            )
+            .expect("no organization");
+        superuser
+            .execute(
+                "INSERT INTO magic_link.organization_jit_roles (organization_id, organization_role_id)
+                 SELECT $1, unnest($2::text[])",
+                &[&id, &default_roles],
+            )
+            .expect("no default roles");
+    }
+
+    /// Makes roles, where they do not exist yet.
+    pub fn roles(&self, ids: &[&str]) {
+        self.superuser()
+            .execute(
+                "INSERT INTO magic_link.organization_roles (id, name)
+                 SELECT id, upper(id) FROM unnest($1::text[]) AS id ON CONFLICT DO NOTHING",
+                &[&ids],
+            )
+            .expect("no roles");
+    }
+
+    /// Every row of every table of the schema, as text: to see that a call changed nothing.
+    pub fn contents(&self) -> String {
+        let mut superuser = self.superuser();
+        let mut contents = String::new();
+        for table in self.tables() {
+            let rows = superuser
+                .query(&format!("SELECT t::text FROM {table} AS t ORDER BY 1"), &[])
+                .expect("a table that cannot be read");
+            contents += &table;
+            for row in rows {
+                contents += "\n  ";
+                contents += row.get(0);
+            }
+            contents += "\n";
+        }
+        contents
+    }
+
+    /// The tables of the schema, from the catalogue: none is forgotten when one is added.
+    pub fn tables(&self) -> Vec<String> {
+        self.superuser()
+            .query(
+                "SELECT c.oid::regclass::text FROM pg_class AS c
+                  WHERE c.relnamespace = 'magic_link'::regnamespace AND c.relkind IN ('r', 'p')
+                  ORDER BY 1",
+                &[],
+            )
+            .expect("no catalogue")
+            .iter()
+            .map(|row| row.get(0))
+            .collect()
+    }
+
+    /// Whatever the tests do on purpose, none of it is an internal error, and no server process dies.
+    fn assert_no_internal_error(&self) {
+        let mine = format!("XX000 {} ", self.name);
+        let everybodys = ["panicked at", "stack backtrace", "terminated by signal"];
+        for line in self.cluster.log().lines() {
+            assert!(!line.starts_with(&mine), "{line}");
+            assert!(!everybodys.iter().any(|sign| line.contains(sign)), "{line}");
+        }
+    }
+}
+
+impl Drop for Database<'_> {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.assert_no_internal_error();
+        }
+    }
+}

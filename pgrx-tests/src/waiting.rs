@@ -1,0 +1,53 @@
+//! Events that tests wait for. Nothing here sleeps for a time that is hoped to be long enough: each
+//! looks for its event until it is there, and gives up only when it is sure not to come.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::database::Database;
+
+/// A machine under load is slow; what takes longer than this is stuck.
+const GIVE_UP: Duration = Duration::from_secs(60);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+
+/// Waits until the event is there.
+#[track_caller]
+pub fn until(event: &str, mut is_there: impl FnMut() -> bool) {
+    let end = Instant::now() + GIVE_UP;
+    while !is_there() {
+        assert!(Instant::now() < end, "waited in vain until {event}");
+        thread::sleep(BETWEEN_LOOKS);
+    }
+}
+
+/// Waits until the server process is held up by a lock that another one holds.
+#[track_caller]
+pub fn until_waiting_for_lock(database: &Database, process_id: i32) {
+    let mut observer = database.superuser();
+    until("a process waits for a lock", || {
+        observer
+            .query_one(
+                "SELECT cardinality(pg_catalog.pg_blocking_pids($1)) > 0",
+                &[&process_id],
+            )
+            .expect("no observer")
+            .get(0)
+    });
+}
+
+/// Waits until a token is past its time by the server's own clock.
+#[track_caller]
+pub fn until_expired(database: &Database, id: Uuid) {
+    let mut observer = database.superuser();
+    until("a token expires", || {
+        observer
+            .query_one(
+                "SELECT clock_timestamp() >= expires_at FROM magic_link.one_time_tokens WHERE id = $1",
+                &[&id],
+            )
+            .expect("no observer")
+            .get(0)
+    });
+}
