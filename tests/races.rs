@@ -1,0 +1,373 @@
+//! Several connections at once: one of them wins, none of them hangs, and nothing is left half done.
+
+use std::sync::Barrier;
+use std::thread;
+
+use magic_link_harness::postgres::Client;
+use magic_link_harness::{
+    Calls, Database, Redeemed, Refused, until, until_expired, until_waiting_for_lock,
+};
+
+const ADA: &str = "ada@example.com";
+
+/// Runs one closure for each item in a thread of its own, all from the same moment on.
+fn at_once<I: Send, T: Send>(items: Vec<I>, run: impl Fn(I) -> T + Sync) -> Vec<T> {
+    let start = Barrier::new(items.len());
+    let (start, run) = (&start, &run);
+    thread::scope(|scope| {
+        let threads: Vec<_> = items
+            .into_iter()
+            .map(|item| {
+                scope.spawn(move || {
+                    start.wait();
+                    run(item)
+                })
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    })
+}
+
+fn process_id(client: &mut Client) -> i32 {
+    client
+        .query_one("SELECT pg_backend_pid()", &[])
+        .unwrap()
+        .get(0)
+}
+
+/// Starts redeeming behind a transaction that holds the token, does `then`, and answers how it went.
+fn redeem_behind(
+    db: &Database,
+    token: &str,
+    then: impl FnOnce(),
+) -> Result<Redeemed, magic_link_harness::postgres::Error> {
+    let mut waiting = db.backend();
+    let waiter = process_id(&mut waiting);
+    thread::scope(|scope| {
+        let redemption = scope.spawn(move || waiting.redeem(token, ADA));
+        until_waiting_for_lock(db, waiter);
+        then();
+        redemption.join().unwrap()
+    })
+}
+
+#[test]
+fn of_64_redemptions_of_one_token_exactly_one_succeeds() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    let issued = db
+        .backend()
+        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
+        .unwrap();
+    let backends: Vec<_> = (0..64).map(|_| db.backend()).collect();
+
+    let answers = at_once(backends, |mut backend| backend.redeem(&issued.token, ADA));
+
+    let (successes, failures): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!((successes.len(), failures.len()), (1, 63));
+    for failure in failures {
+        failure.refused("OT003");
+    }
+    for table in [
+        "users",
+        "organization_memberships",
+        "organization_membership_roles",
+    ] {
+        assert_eq!(db.count(&format!("magic_link.{table}")), 1, "{table}");
+    }
+}
+
+#[test]
+fn of_64_tries_of_one_token_exactly_one_succeeds() {
+    let db = Database::new();
+    let issued = db.backend().create(ADA, "{}").unwrap();
+    let backends: Vec<_> = (0..64).map(|_| db.backend()).collect();
+    let mut outcomes = at_once(backends, |mut backend| {
+        backend.try_redeem_in(None, &issued.token, ADA).unwrap().0
+    });
+    outcomes.sort();
+    let mut expected = vec!["token_consumed"; 64];
+    expected[0] = "ok";
+    assert_eq!(outcomes, expected);
+}
+
+#[test]
+fn many_tokens_of_one_new_address_make_one_user() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    let mut backend = db.backend();
+    let claims: Vec<_> = (0..32)
+        .map(|_| {
+            let issued = backend
+                .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
+                .unwrap();
+            (db.backend(), issued.token)
+        })
+        .collect();
+
+    let answers = at_once(claims, |(mut backend, token)| {
+        backend.redeem(&token, ADA).unwrap()
+    });
+
+    assert_eq!(
+        answers
+            .iter()
+            .filter(|redeemed| redeemed.user_created)
+            .count(),
+        1
+    );
+    assert!(
+        answers
+            .iter()
+            .all(|redeemed| redeemed.user_id == answers[0].user_id)
+    );
+    let added = |redeemed: &&Redeemed| redeemed.memberships[0]["status"] == "added";
+    assert_eq!(answers.iter().filter(added).count(), 1);
+    assert_eq!(db.count("magic_link.users"), 1);
+    let consumers = db.count(&format!(
+        "magic_link.one_time_tokens WHERE consumed_by = '{}'",
+        answers[0].user_id
+    ));
+    assert_eq!(consumers, 32);
+}
+
+#[test]
+fn organizations_named_in_any_order_never_deadlock() {
+    let db = Database::new();
+    db.organization("a", &["x", "y"]);
+    db.organization("b", &["y", "x"]);
+    let contexts = [
+        r#"{"jitOrganizationIds": ["a", "b"], "organizationRoleIds": {"a": ["x", "y"]}}"#,
+        r#"{"jitOrganizationIds": ["b", "a"], "organizationRoleIds": {"a": ["y", "x"]}}"#,
+    ];
+    let mut issuer = db.backend();
+    let mut rounds = Vec::new();
+    for round in 0..200 {
+        // Every other round the user and the memberships are there already.
+        let email = format!("user-{}@example.com", round / 2);
+        let tokens = contexts.map(|context| issuer.create(&email, context).unwrap().token);
+        rounds.push((email, tokens));
+    }
+    let together = Barrier::new(2);
+    at_once(vec![0, 1], |connection| {
+        let mut backend = db.backend();
+        for (email, tokens) in &rounds {
+            together.wait();
+            // A panic would leave the other one waiting for ever, so errors are looked at below.
+            let _ = backend.redeem(&tokens[connection], email);
+        }
+    });
+    assert_eq!(
+        db.count("magic_link.one_time_tokens WHERE consumed_at IS NULL"),
+        0
+    );
+    assert_eq!(db.count("magic_link.users"), 100);
+    assert_eq!(db.count("magic_link.organization_memberships"), 200);
+    assert_eq!(db.count("magic_link.organization_membership_roles"), 400);
+    assert!(!db.cluster().log().contains("deadlock detected"));
+}
+
+#[test]
+fn whoever_waited_gets_the_token_that_another_gave_back() {
+    let db = Database::new();
+    let issued = db.backend().create(ADA, "{}").unwrap();
+    let mut first = db.backend();
+    let mut transaction = first.transaction().unwrap();
+    transaction.redeem(&issued.token, ADA).unwrap();
+    let answer = redeem_behind(&db, &issued.token, || transaction.rollback().unwrap());
+    assert!(answer.unwrap().user_created);
+    assert_eq!(db.count("magic_link.users"), 1);
+}
+
+#[test]
+fn whoever_waited_does_not_get_what_another_consumed() {
+    let db = Database::new();
+    let issued = db.backend().create(ADA, "{}").unwrap();
+    let mut first = db.backend();
+    let mut transaction = first.transaction().unwrap();
+    transaction.redeem(&issued.token, ADA).unwrap();
+    redeem_behind(&db, &issued.token, || transaction.commit().unwrap()).refused("OT003");
+}
+
+/// The clock goes on while one waits for a lock.
+#[test]
+fn whoever_waited_too_long_finds_the_token_expired() {
+    let db = Database::new();
+    let issued = db.backend().create_for(ADA, Some(1), None).unwrap();
+    let mut first = db.backend();
+    let mut transaction = first.transaction().unwrap();
+    // Without a redemption, which could be too late itself on a slow machine.
+    let mut superuser = db.superuser();
+    let mut holding = superuser.transaction().unwrap();
+    holding
+        .execute(
+            "SELECT FROM magic_link.one_time_tokens WHERE id = $1 FOR UPDATE",
+            &[&issued.id],
+        )
+        .unwrap();
+    transaction.query_one("SELECT 1", &[]).unwrap();
+    redeem_behind(&db, &issued.token, || {
+        until_expired(&db, issued.id);
+        holding.commit().unwrap();
+    })
+    .refused("OT005");
+}
+
+#[test]
+fn whoever_waited_finds_the_token_revoked() {
+    let db = Database::new();
+    let issued = db.backend().create(ADA, "{}").unwrap();
+    let mut superuser = db.superuser();
+    let mut revoking = superuser.transaction().unwrap();
+    revoking
+        .execute(
+            "UPDATE magic_link.one_time_tokens SET revoked_at = clock_timestamp()",
+            &[],
+        )
+        .unwrap();
+    redeem_behind(&db, &issued.token, || revoking.commit().unwrap()).refused("OT004");
+}
+
+/// An organization that is being deleted is either joined and then gone, or missing; never an error.
+#[test]
+fn an_organization_deleted_meanwhile_is_missing() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    let issued = db
+        .backend()
+        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
+        .unwrap();
+    let mut superuser = db.superuser();
+    let mut deleting = superuser.transaction().unwrap();
+    deleting
+        .execute("DELETE FROM magic_link.organizations", &[])
+        .unwrap();
+    let redeemed = redeem_behind(&db, &issued.token, || deleting.commit().unwrap()).unwrap();
+    assert_eq!(redeemed.memberships[0]["status"], "organization_missing");
+    assert_eq!(db.count("magic_link.organization_memberships"), 0);
+}
+
+#[test]
+fn a_role_deleted_meanwhile_is_passed_over() {
+    let db = Database::new();
+    db.organization("acme", &["gone", "kept"]);
+    let issued = db
+        .backend()
+        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
+        .unwrap();
+    let mut superuser = db.superuser();
+    let mut deleting = superuser.transaction().unwrap();
+    deleting
+        .execute(
+            "DELETE FROM magic_link.organization_roles WHERE id = 'gone'",
+            &[],
+        )
+        .unwrap();
+    let redeemed = redeem_behind(&db, &issued.token, || deleting.commit().unwrap()).unwrap();
+    assert_eq!(
+        redeemed.memberships[0]["roleIds"],
+        serde_json::json!(["kept"])
+    );
+}
+
+/// A user created by another redemption that was rolled back is created by the one that waited.
+#[test]
+fn a_user_that_another_redemption_took_back_is_created() {
+    let db = Database::new();
+    let mut first = db.backend();
+    let issue = || db.backend().create(ADA, "{}").unwrap().token;
+    let (token, another) = (issue(), issue());
+    let mut transaction = first.transaction().unwrap();
+    transaction.redeem(&token, ADA).unwrap();
+    let answer = redeem_behind(&db, &another, || transaction.rollback().unwrap());
+    assert!(answer.unwrap().user_created);
+}
+
+/// A serializable application gets its retry, not a second redemption.
+#[test]
+fn a_redemption_with_an_older_snapshot_is_to_be_tried_again() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    let issued = backend.create(ADA, "{}").unwrap();
+    let mut older = db.backend();
+    let mut transaction = older
+        .build_transaction()
+        .isolation_level(magic_link_harness::postgres::IsolationLevel::RepeatableRead)
+        .start()
+        .unwrap();
+    transaction
+        .query_one("SELECT count(*) FROM magic_link.session_switch", &[])
+        .unwrap();
+    backend.redeem(&issued.token, ADA).unwrap();
+    transaction.redeem(&issued.token, ADA).refused("40001");
+    transaction.rollback().unwrap();
+    older.redeem(&issued.token, ADA).refused("OT003");
+}
+
+#[test]
+fn a_backend_that_goes_away_leaves_the_token_as_it_was() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    let issued = db
+        .backend()
+        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
+        .unwrap();
+    let before = db.contents();
+    let leave: [&dyn Fn(Client, i32); 2] = [&|client, _| drop(client), &|_client, process_id| {
+        let killed: bool = db.value("SELECT pg_terminate_backend($1)", &[&process_id]);
+        assert!(killed);
+    }];
+    for leave in leave {
+        let mut backend = db.backend();
+        let left = process_id(&mut backend);
+        backend.batch_execute("BEGIN").unwrap();
+        backend.redeem(&issued.token, ADA).unwrap();
+        leave(backend, left);
+        let mut observer = db.superuser();
+        until("the backend is gone", || {
+            observer
+                .query_one(
+                    "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)",
+                    &[&left],
+                )
+                .unwrap()
+                .get(0)
+        });
+        assert_eq!(db.contents(), before);
+    }
+    assert!(
+        db.backend()
+            .redeem(&issued.token, ADA)
+            .unwrap()
+            .user_created
+    );
+}
+
+#[test]
+fn a_redemption_that_is_cancelled_leaves_the_token_as_it_was() {
+    let db = Database::new();
+    let issued = db.backend().create(ADA, "{}").unwrap();
+    let before = db.contents();
+    let mut superuser = db.superuser();
+    let mut holding = superuser.transaction().unwrap();
+    holding
+        .execute("SELECT FROM magic_link.one_time_tokens FOR UPDATE", &[])
+        .unwrap();
+
+    let cancel = || {
+        let cancelled: i64 = db.value(
+            "SELECT count(*) FILTER (WHERE pg_cancel_backend(pid)) FROM pg_stat_activity
+              WHERE datname = current_database() AND usename = $1",
+            &[&db.backend_role()],
+        );
+        assert_eq!(cancelled, 1);
+    };
+    redeem_behind(&db, &issued.token, cancel).refused("57014");
+
+    holding.rollback().unwrap();
+    assert_eq!(db.contents(), before);
+    assert!(db.backend().redeem(&issued.token, ADA).is_ok());
+}

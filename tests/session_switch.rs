@@ -1,0 +1,381 @@
+//! What to do when a link is opened in a browser that is signed in already: the table of the
+//! contract, through the view and through the function.
+
+use magic_link_harness::postgres::Client;
+use magic_link_harness::{Calls, Database, Issued, Refused};
+
+const ADA: &str = "ada@example.com";
+const EVE: &str = "eve@example.com";
+
+fn decision(decision: &str, reason: Option<&str>) -> (String, Option<String>) {
+    (decision.to_owned(), reason.map(str::to_owned))
+}
+
+/// Asks the view, with the settings made for one transaction as a backend makes them.
+fn view(
+    client: &mut Client,
+    issued: &Issued,
+    session_email: &str,
+    prompt: &str,
+) -> (String, Option<String>) {
+    let mut transaction = client.transaction().unwrap();
+    transaction
+        .execute(
+            "SELECT set_config('magic_link.session_email', $1, true), set_config('magic_link.prompt', $2, true)",
+            &[&session_email, &prompt],
+        )
+        .unwrap();
+    let row = transaction
+        .query_one(
+            "SELECT decision, reason FROM magic_link.session_switch WHERE token_id = $1",
+            &[&issued.id],
+        )
+        .unwrap();
+    (row.get(0), row.get(1))
+}
+
+/// A database with a token in each state; `known` has a user.
+struct Tokens {
+    db: Database<'static>,
+    redeemable: Issued,
+    consumed: Issued,
+    revoked: Issued,
+    expired: Issued,
+    sign_in_of_nobody: Issued,
+    sign_in_of_somebody: Issued,
+    registration: Issued,
+}
+
+impl Tokens {
+    fn new() -> Self {
+        let db = Database::new();
+        let mut backend = db.backend();
+        let mut create = |email: &str, context: &str| backend.create(email, context).unwrap();
+        let known = "known@example.com";
+        let tokens = Self {
+            redeemable: create(ADA, "{}"),
+            consumed: create(ADA, "{}"),
+            revoked: create(ADA, "{}"),
+            expired: create(ADA, "{}"),
+            sign_in_of_nobody: create("nobody@example.com", r#"{"interactionEvent": "SignIn"}"#),
+            sign_in_of_somebody: create(known, r#"{"interactionEvent": "SignIn"}"#),
+            registration: create("new@example.com", r#"{"interactionEvent": "Register"}"#),
+            db,
+        };
+        backend.redeem(&tokens.consumed.token, ADA).unwrap();
+        let update = "UPDATE magic_link.one_time_tokens SET";
+        tokens.db.sql(&format!(
+            "INSERT INTO magic_link.users (email) VALUES ('{known}');
+             {update} revoked_at = clock_timestamp() WHERE id = '{}';
+             {update} created_at = created_at - interval '1 day', expires_at = created_at WHERE id = '{}'",
+            tokens.revoked.id, tokens.expired.id
+        ));
+        tokens
+    }
+}
+
+#[test]
+fn every_row_of_the_table() {
+    let tokens = Tokens::new();
+    let mut backend = tokens.db.backend();
+    let t = &tokens;
+    // token, session account, prompt, decision, reason
+    let rows = [
+        (&t.redeemable, "", "", "redeem", None),
+        (&t.redeemable, "", "login", "redeem", None),
+        (&t.redeemable, "  ", "", "redeem", None),
+        (&t.redeemable, ADA, "", "redeem", None),
+        (&t.redeemable, ADA, "login", "redeem", None),
+        (&t.redeemable, "  Ada@EXAMPLE.com ", "", "redeem", None),
+        (&t.redeemable, EVE, "", "ask", None),
+        (&t.redeemable, EVE, "consent", "ask", None),
+        (&t.redeemable, EVE, "login", "switch", None),
+        (&t.consumed, ADA, "", "continue", None),
+        (&t.consumed, ADA, "login", "continue", None),
+        (&t.consumed, " ADA@example.COM", "", "continue", None),
+        (&t.consumed, "", "", "refuse", Some("token_consumed")),
+        (&t.consumed, EVE, "", "refuse", Some("token_consumed")),
+        (&t.consumed, EVE, "login", "refuse", Some("token_consumed")),
+        (&t.revoked, "", "", "refuse", Some("token_revoked")),
+        (&t.revoked, ADA, "", "refuse", Some("token_revoked")),
+        (&t.revoked, EVE, "login", "refuse", Some("token_revoked")),
+        (&t.expired, "", "", "refuse", Some("token_expired")),
+        (&t.expired, ADA, "", "refuse", Some("token_expired")),
+        (&t.expired, EVE, "login", "refuse", Some("token_expired")),
+        (
+            &t.sign_in_of_nobody,
+            "",
+            "",
+            "refuse",
+            Some("user_not_found"),
+        ),
+        (
+            &t.sign_in_of_nobody,
+            "nobody@example.com",
+            "",
+            "refuse",
+            Some("user_not_found"),
+        ),
+        (
+            &t.sign_in_of_nobody,
+            EVE,
+            "login",
+            "refuse",
+            Some("user_not_found"),
+        ),
+        (&t.sign_in_of_somebody, "", "", "redeem", None),
+        (&t.sign_in_of_somebody, EVE, "", "ask", None),
+        (&t.registration, "", "", "redeem", None),
+        (&t.registration, EVE, "login", "switch", None),
+    ];
+    for (issued, session_email, prompt, expected, reason) in rows {
+        let row = format!("{} {session_email:?} {prompt:?} {expected}", issued.email);
+        let expected = decision(expected, reason);
+        assert_eq!(
+            view(&mut backend, issued, session_email, prompt),
+            expected,
+            "view: {row}"
+        );
+        let answer = backend.decide(
+            &issued.token,
+            &issued.email,
+            Some(session_email),
+            Some(prompt),
+        );
+        assert_eq!(answer.unwrap(), expected, "function: {row}");
+    }
+}
+
+#[test]
+fn only_the_exact_word_login_counts() {
+    let tokens = Tokens::new();
+    let mut backend = tokens.db.backend();
+    let rows = [
+        ("login", "switch"),
+        ("consent login", "switch"),
+        ("login consent", "switch"),
+        ("login  consent", "switch"),
+        ("consent  login", "switch"),
+        (" login ", "switch"),
+        ("none login select_account", "switch"),
+        ("relogin", "ask"),
+        ("logins", "ask"),
+        ("Login", "ask"),
+        ("LOGIN", "ask"),
+        ("", "ask"),
+        (" ", "ask"),
+        ("consent", "ask"),
+        ("login,consent", "ask"),
+        ("consent\tlogin", "ask"),
+        ("log in", "ask"),
+        ("%login%", "ask"),
+    ];
+    for (prompt, expected) in rows {
+        let expected = decision(expected, None);
+        assert_eq!(
+            view(&mut backend, &tokens.redeemable, EVE, prompt),
+            expected,
+            "view: {prompt:?}"
+        );
+        let answer = backend.decide(&tokens.redeemable.token, ADA, Some(EVE), Some(prompt));
+        assert_eq!(answer.unwrap(), expected, "function: {prompt:?}");
+    }
+}
+
+#[test]
+fn the_function_tells_strangers_apart() {
+    let tokens = Tokens::new();
+    let mut backend = tokens.db.backend();
+    let token = tokens.redeemable.token.as_str();
+    let rows = [
+        ("malformed", ADA, "token_not_found"),
+        ("", ADA, "token_not_found"),
+        (&"0".repeat(32), ADA, "token_not_found"),
+        (token, EVE, "email_mismatch"),
+        (&tokens.consumed.token, EVE, "email_mismatch"),
+        (&tokens.sign_in_of_nobody.token, EVE, "email_mismatch"),
+    ];
+    for (token, email, reason) in rows {
+        for (session_email, prompt) in [
+            (None, None),
+            (Some(email), None),
+            (Some(ADA), Some("login")),
+        ] {
+            let answer = backend.decide(token, email, session_email, prompt).unwrap();
+            assert_eq!(answer, decision("refuse", Some(reason)));
+        }
+    }
+}
+
+#[test]
+fn null_means_what_is_set_and_empty_means_nobody_and_no_prompt() {
+    let tokens = Tokens::new();
+    let token = tokens.redeemable.token.as_str();
+    let mut backend = tokens.db.backend();
+    let mut ask = |session_email: Option<&str>, prompt: Option<&str>| {
+        backend.decide(token, ADA, session_email, prompt).unwrap().0
+    };
+    assert_eq!(ask(None, None), "redeem");
+    assert_eq!(ask(None, Some("login")), "redeem");
+
+    backend
+        .batch_execute("SET magic_link.session_email = 'Eve@example.com'; SET magic_link.prompt = 'consent login'")
+        .unwrap();
+    let mut ask = |session_email: Option<&str>, prompt: Option<&str>| {
+        backend.decide(token, ADA, session_email, prompt).unwrap().0
+    };
+    assert_eq!(ask(None, None), "switch");
+    assert_eq!(ask(None, Some("")), "ask");
+    assert_eq!(ask(Some(""), None), "redeem");
+    assert_eq!(ask(Some(ADA), None), "redeem");
+    assert_eq!(ask(Some("mallory@example.com"), None), "switch");
+    assert_eq!(ask(Some("mallory@example.com"), Some("none")), "ask");
+}
+
+#[test]
+fn an_operator_can_make_the_settings_for_a_role() {
+    let tokens = Tokens::new();
+    tokens.db.sql(&format!(
+        "ALTER ROLE {} SET magic_link.session_email = '{EVE}'",
+        tokens.db.backend_role()
+    ));
+    let answer = tokens
+        .db
+        .backend()
+        .decide(&tokens.redeemable.token, ADA, None, None);
+    assert_eq!(answer.unwrap(), decision("ask", None));
+}
+
+/// In a session that has not called the extension yet, too.
+#[test]
+fn the_function_leaves_the_settings_as_they_were() {
+    let tokens = Tokens::new();
+    let token = tokens.redeemable.token.as_str();
+    let settings = "SELECT current_setting('magic_link.session_email', true), current_setting('magic_link.prompt', true)";
+    let read = |client: &mut Client| -> (Option<String>, Option<String>) {
+        let row = client.query_one(settings, &[]).unwrap();
+        (row.get(0), row.get(1))
+    };
+
+    let mut fresh = tokens.db.backend();
+    fresh.decide(token, ADA, Some(EVE), Some("login")).unwrap();
+    let (session_email, prompt) = read(&mut fresh);
+    assert_eq!(
+        session_email.unwrap_or_default() + &prompt.unwrap_or_default(),
+        ""
+    );
+
+    let mut backend = tokens.db.backend();
+    backend
+        .batch_execute(
+            "SET magic_link.session_email = 'set@example.com'; SET magic_link.prompt = 'set'",
+        )
+        .unwrap();
+    let set = (Some("set@example.com".to_owned()), Some("set".to_owned()));
+    backend
+        .decide(token, ADA, Some(EVE), Some("login"))
+        .unwrap();
+    assert_eq!(read(&mut backend), set);
+    backend
+        .decide(token, ADA, Some("not an address"), Some("login"))
+        .refused("22023");
+    assert_eq!(read(&mut backend), set);
+
+    // Within a transaction a failure must not outlive its savepoint either.
+    backend.batch_execute("BEGIN; SAVEPOINT s").unwrap();
+    backend
+        .decide(token, ADA, Some("not an address"), Some("login"))
+        .refused("22023");
+    backend.batch_execute("ROLLBACK TO s").unwrap();
+    assert_eq!(read(&mut backend), set);
+    backend
+        .decide(token, ADA, Some(EVE), Some("login"))
+        .unwrap();
+    assert_eq!(read(&mut backend), set);
+    backend.batch_execute("COMMIT").unwrap();
+    assert_eq!(read(&mut backend), set);
+}
+
+#[test]
+fn null_and_malformed_arguments_are_misuse() {
+    let tokens = Tokens::new();
+    let token = tokens.redeemable.token.as_str();
+    let mut backend = tokens.db.backend();
+    let mut call = |token: Option<&str>, email: Option<&str>, session_email: Option<&str>| {
+        backend.query(
+            "SELECT * FROM magic_link.session_switch_decision($1, $2, $3)",
+            &[&token, &email, &session_email],
+        )
+    };
+    call(None, Some(ADA), None).refused("22004");
+    call(Some(token), None, None).refused("22004");
+    call(Some(token), Some("ada"), None).refused("22023");
+    for session_email in ["ada", "@", "a b@example.com", "\"ada\"@example.com"] {
+        for token in [token, "malformed", &"0".repeat(32)] {
+            let error = call(Some(token), Some(ADA), Some(session_email)).refused("22023");
+            assert!(format!("{error:?}").contains("session_email"), "{error:?}");
+        }
+    }
+    assert!(call(Some(token), Some(ADA), None).is_ok());
+
+    // The setting is free text; who reads it is told.
+    backend
+        .batch_execute("SET magic_link.session_email = 'ada'")
+        .unwrap();
+    backend
+        .query("SELECT * FROM magic_link.session_switch", &[])
+        .refused("22023");
+    backend.decide(token, ADA, None, None).refused("22023");
+}
+
+#[test]
+fn the_view_tells_what_it_decided_by() {
+    let tokens = Tokens::new();
+    let mut backend = tokens.db.backend();
+    let query = "SELECT token_email, status, interaction_event, session_email, prompt
+                   FROM magic_link.session_switch WHERE token_id = $1";
+    let read = |client: &mut Client, issued: &Issued| -> [Option<String>; 5] {
+        let row = client.query_one(query, &[&issued.id]).unwrap();
+        [0, 1, 2, 3, 4].map(|column| row.get(column))
+    };
+    let text = |texts: [Option<&str>; 5]| texts.map(|text| text.map(str::to_owned));
+    let statuses = [
+        (&tokens.redeemable, "active"),
+        (&tokens.consumed, "consumed"),
+        (&tokens.revoked, "revoked"),
+        (&tokens.expired, "expired"),
+    ];
+    for (issued, status) in statuses {
+        let expected = text([Some(ADA), Some(status), None, None, None]);
+        assert_eq!(read(&mut backend, issued), expected);
+    }
+    backend
+        .batch_execute(
+            "SET magic_link.session_email = ' Eve@example.com'; SET magic_link.prompt = 'consent'",
+        )
+        .unwrap();
+    let expected = [
+        Some("new@example.com"),
+        Some("active"),
+        Some("Register"),
+        Some(EVE),
+        Some("consent"),
+    ];
+    assert_eq!(read(&mut backend, &tokens.registration), text(expected));
+    let rows = backend
+        .query("SELECT * FROM magic_link.session_switch", &[])
+        .unwrap();
+    assert_eq!(rows.len(), 7);
+}
+
+/// The status is computed, so filters on it are right at any moment.
+#[test]
+fn the_status_for_people_is_never_stale() {
+    let tokens = Tokens::new();
+    let counts: String = tokens.db.value(
+        "SELECT string_agg(status || ' ' || n, ', ' ORDER BY status)
+           FROM (SELECT status, count(*) AS n FROM magic_link.one_time_token_status GROUP BY 1) AS s",
+        &[],
+    );
+    assert_eq!(counts, "active 4, consumed 1, expired 1, revoked 1");
+}
