@@ -26,40 +26,39 @@ COMMENT ON COLUMN magic_link.one_time_token_status.revoked_at IS 'When the token
 COMMENT ON COLUMN magic_link.one_time_token_status.revoked_by IS 'The role that revoked the token, where it is known.';
 COMMENT ON COLUMN magic_link.one_time_token_status.status IS 'active, consumed, revoked or expired, at the moment of reading.';
 
--- The settings are read once for a query, as sub-selects; what depends on the clock once for a row.
+-- The settings are read, and the address normalised, once for a query and not for each row.
 
 CREATE VIEW magic_link.session_switch AS
-SELECT d.token_id, d.token_email, d.status, d.interaction_event, d.session_email, d.prompt, d.decision,
-       CASE d.decision WHEN 'refuse' THEN d.outcome END AS reason
-  FROM (SELECT o.*,
+WITH session (email, prompt) AS MATERIALIZED (
+    SELECT CASE WHEN pg_catalog.btrim(setting.email) OPERATOR(pg_catalog.<>) ''
+                THEN magic_link.normalize_email(setting.email) END,
+           NULLIF(setting.prompt, '')
+      FROM (SELECT pg_catalog.current_setting('magic_link.session_email', true),
+                   pg_catalog.current_setting('magic_link.prompt', true)) AS setting (email, prompt)
+)
+SELECT t.token_id, t.token_email, t.status, t.interaction_event, t.session_email, t.prompt, d.decision,
+       CASE d.decision WHEN 'refuse' THEN t.outcome END AS reason
+  FROM (SELECT s.id AS token_id, s.email AS token_email, s.status, s.interaction_event,
+               session.email AS session_email, session.prompt,
                CASE
-                   WHEN o.outcome OPERATOR(pg_catalog.=) 'ok' THEN
-                       CASE
-                           WHEN o.session_email IS NULL THEN 'redeem'
-                           WHEN o.session_email OPERATOR(pg_catalog.=) o.token_email THEN 'redeem'
-                           WHEN 'login' OPERATOR(pg_catalog.=) ANY (pg_catalog.string_to_array(o.prompt, ' ')) THEN 'switch'
-                           ELSE 'ask'
-                       END
-                   WHEN o.outcome OPERATOR(pg_catalog.=) 'token_consumed'
-                        AND o.session_email OPERATOR(pg_catalog.=) o.token_email THEN 'continue'
-                   ELSE 'refuse'
-               END AS decision
-          FROM (SELECT s.id AS token_id, s.email AS token_email, s.status, s.interaction_event,
-                       (SELECT CASE WHEN pg_catalog.btrim(e.setting) OPERATOR(pg_catalog.<>) ''
-                                    THEN magic_link.normalize_email(e.setting) END
-                          FROM (SELECT pg_catalog.current_setting('magic_link.session_email', true)) AS e (setting)
-                       ) AS session_email,
-                       (SELECT NULLIF(pg_catalog.current_setting('magic_link.prompt', true), '')) AS prompt,
-                       CASE
-                           WHEN s.status OPERATOR(pg_catalog.<>) 'active'
-                               THEN pg_catalog.concat('token_', s.status)
-                           WHEN s.interaction_event OPERATOR(pg_catalog.=) ANY ('{SignIn,ForgotPassword}')
-                                AND NOT EXISTS (SELECT FROM magic_link.users AS u
-                                                 WHERE u.email OPERATOR(pg_catalog.=) s.email)
-                               THEN 'user_not_found'
-                           ELSE 'ok'
-                       END AS outcome
-                  FROM magic_link.one_time_token_status AS s) AS o) AS d;
+                   WHEN s.status OPERATOR(pg_catalog.<>) 'active' THEN pg_catalog.concat('token_', s.status)
+                   WHEN u.id IS NULL AND s.interaction_event OPERATOR(pg_catalog.=) ANY ('{SignIn,ForgotPassword}')
+                       THEN 'user_not_found'
+                   ELSE 'ok'
+               END AS outcome
+          FROM magic_link.one_time_token_status AS s
+         CROSS JOIN session
+          LEFT JOIN magic_link.users AS u ON u.email OPERATOR(pg_catalog.=) s.email) AS t
+ CROSS JOIN LATERAL (
+       SELECT CASE
+                  WHEN t.outcome OPERATOR(pg_catalog.=) 'token_consumed'
+                       AND t.session_email OPERATOR(pg_catalog.=) t.token_email THEN 'continue'
+                  WHEN t.outcome OPERATOR(pg_catalog.<>) 'ok' THEN 'refuse'
+                  WHEN t.session_email IS NULL THEN 'redeem'
+                  WHEN t.session_email OPERATOR(pg_catalog.=) t.token_email THEN 'redeem'
+                  WHEN 'login' OPERATOR(pg_catalog.=) ANY (pg_catalog.string_to_array(t.prompt, ' ')) THEN 'switch'
+                  ELSE 'ask'
+              END) AS d (decision);
 
 COMMENT ON VIEW magic_link.session_switch IS
 'One row for each token: what to do when its link is opened in a browser that is signed in as magic_link.session_email, with magic_link.prompt. redeem: nobody is signed in, or the token''s address is; continue: the token''s address is signed in and has redeemed the token, nothing is left to do; ask: another address is signed in, let the person choose before anything is redeemed; switch: the same, but prompt has the word login, so redeem and replace the session; refuse: see reason.

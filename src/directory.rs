@@ -213,3 +213,99 @@ fn suppressed(table: &str) -> Failure {
     .hint("A trigger on the table may suppress it.")
     .into()
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use super::*;
+    use crate::statements::Spi;
+    use crate::system::new_uuid;
+
+    const ACME: &str = "
+        INSERT INTO magic_link.organizations VALUES ('acme', 'Acme');
+        INSERT INTO magic_link.organization_roles VALUES ('editor', 'Editor'), ('member', 'Member'), ('viewer', 'Viewer');
+        INSERT INTO magic_link.organization_jit_roles VALUES ('acme', 'member'), ('acme', 'editor')";
+
+    fn ada() -> Email {
+        Email::parse("ada@example.com").unwrap()
+    }
+
+    fn candidate() -> UserId {
+        UserId::from_v7(new_uuid().unwrap())
+    }
+
+    fn member_of_acme(spi: &Spi, roles: Option<&[String]>) -> Membership {
+        let (user, _) = find_or_create_user(spi, &ada(), candidate()).unwrap();
+        join(spi, user, "acme", roles).unwrap()
+    }
+
+    #[pg_test]
+    fn an_address_is_one_user() {
+        let spi = Spi::connect().unwrap();
+        assert_eq!(find_user(&spi, &ada()).unwrap(), None);
+        let id = candidate();
+        assert_eq!(find_or_create_user(&spi, &ada(), id).unwrap(), (id, true));
+        assert_eq!(
+            find_or_create_user(&spi, &ada(), candidate()).unwrap(),
+            (id, false)
+        );
+        assert_eq!(find_user(&spi, &ada()).unwrap(), Some(id));
+        assert!(lock_user(&spi, id).unwrap());
+        assert!(!lock_user(&spi, candidate()).unwrap());
+    }
+
+    #[pg_test]
+    fn a_member_gets_the_default_roles_or_the_named_ones() {
+        pgrx::Spi::run(ACME).unwrap();
+        let spi = Spi::connect().unwrap();
+        let named = ["gone".to_owned(), "viewer".to_owned()];
+        let rows = [
+            (Some(&[][..]), MembershipStatus::Added, vec![]),
+            (
+                Some(&named[..]),
+                MembershipStatus::AlreadyMember,
+                vec!["viewer"],
+            ),
+            (
+                None,
+                MembershipStatus::AlreadyMember,
+                vec!["editor", "member", "viewer"],
+            ),
+        ];
+        for (roles, status, role_ids) in rows {
+            let membership = member_of_acme(&spi, roles);
+            assert_eq!(
+                (membership.status, membership.role_ids),
+                (status, role_ids.into_iter().map(str::to_owned).collect())
+            );
+        }
+    }
+
+    #[pg_test]
+    fn a_missing_organization_is_reported() {
+        let spi = Spi::connect().unwrap();
+        let membership = member_of_acme(&spi, None);
+        let json = serde_json::to_string(&membership).unwrap();
+        assert_eq!(
+            json,
+            r#"{"organizationId":"acme","status":"organization_missing","roleIds":[]}"#
+        );
+    }
+
+    #[pg_test]
+    fn a_trigger_that_suppresses_the_user_is_an_error_and_no_loop() {
+        pgrx::Spi::run(
+            "CREATE FUNCTION pg_temp.suppress() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER suppress BEFORE INSERT ON magic_link.users FOR EACH ROW EXECUTE FUNCTION pg_temp.suppress()",
+        )
+        .unwrap();
+        let spi = Spi::connect().unwrap();
+        let failure = find_or_create_user(&spi, &ada(), candidate()).unwrap_err();
+        let Failure::Report(report) = failure else {
+            panic!("{failure:?}");
+        };
+        assert_eq!(report.sqlstate, SqlState::TRIGGERED_DATA_CHANGE_VIOLATION);
+    }
+}

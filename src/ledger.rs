@@ -153,3 +153,107 @@ pub fn set_consumer(spi: &Spi, claim: &Claim, consumer: &str) -> Result<(), Fail
 pub fn pg_uuid(id: Uuid) -> pgrx::Uuid {
     pgrx::Uuid::from_bytes(id.into_bytes())
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use super::{Claim, consume, facts, set_consumer};
+    use crate::context::InteractionEvent;
+    use crate::email::Email;
+    use crate::outcome::{Outcome, Refusal};
+    use crate::statements::Spi;
+    use crate::token::Token;
+
+    /// A token for ada@example.com, in the event `SignIn`.
+    fn issue() -> Token {
+        let token = pgrx::Spi::get_one::<String>(
+            r#"SELECT token FROM magic_link.create_one_time_token('ada@example.com', context => '{"interactionEvent": "SignIn"}')"#,
+        );
+        Token::parse(&token.unwrap().unwrap()).unwrap()
+    }
+
+    fn email(address: &str) -> Email {
+        Email::parse(address).unwrap()
+    }
+
+    fn verdict(spi: &Spi, claim: &Claim) -> Outcome {
+        Outcome::judge(facts(spi, claim).unwrap(), true)
+    }
+
+    #[pg_test]
+    fn only_the_right_claim_consumes() {
+        let (token, other_token) = (issue(), issue());
+        let (ada, eve) = (email("ada@example.com"), email("eve@example.com"));
+        let sign_in = InteractionEvent::parse("SignIn").unwrap();
+        let register = InteractionEvent::parse("Register").unwrap();
+        let mut forged = Claim::new(&token, &ada, Some(&sign_in));
+        forged.hash = other_token.hash();
+        let wrong = [
+            (forged, Refusal::TokenNotFound),
+            (
+                Claim::new(&token, &eve, Some(&sign_in)),
+                Refusal::EmailMismatch,
+            ),
+            (
+                Claim::new(&token, &ada, Some(&register)),
+                Refusal::InteractionEventMismatch,
+            ),
+            (
+                Claim::new(&token, &ada, None),
+                Refusal::InteractionEventMismatch,
+            ),
+        ];
+        let spi = Spi::connect().unwrap();
+        for (claim, refusal) in wrong {
+            assert!(consume(&spi, &claim, "eve").unwrap().is_none());
+            assert_eq!(verdict(&spi, &claim), Outcome::Refused(refusal));
+        }
+        let right = Claim::new(&token, &ada, Some(&sign_in));
+        assert_eq!(verdict(&spi, &right), Outcome::Ok);
+        assert!(consume(&spi, &right, "ada").unwrap().is_some());
+        assert!(consume(&spi, &right, "ada").unwrap().is_none());
+        assert_eq!(
+            verdict(&spi, &right),
+            Outcome::Refused(Refusal::TokenConsumed)
+        );
+    }
+
+    #[pg_test]
+    fn a_miss_takes_no_transaction_id() {
+        let token = Token::parse(&"0".repeat(32)).unwrap();
+        let ada = email("ada@example.com");
+        let spi = Spi::connect().unwrap();
+        assert!(
+            consume(&spi, &Claim::new(&token, &ada, None), "ada")
+                .unwrap()
+                .is_none()
+        );
+        drop(spi);
+        let assigned = pgrx::Spi::connect(|client| {
+            let row = client.select(
+                "SELECT pg_current_xact_id_if_assigned() IS NOT NULL",
+                None,
+                &[],
+            );
+            row.unwrap().first().get_one::<bool>()
+        });
+        assert_eq!(assigned, Ok(Some(false)));
+    }
+
+    #[pg_test]
+    fn the_consumer_can_be_put_right() {
+        let token = issue();
+        let ada = email("ada@example.com");
+        let sign_in = InteractionEvent::parse("SignIn").unwrap();
+        let claim = Claim::new(&token, &ada, Some(&sign_in));
+        let spi = Spi::connect().unwrap();
+        consume(&spi, &claim, "a candidate").unwrap().unwrap();
+        set_consumer(&spi, &claim, "the user").unwrap();
+        drop(spi);
+        let consumer =
+            pgrx::Spi::get_one::<String>("SELECT consumed_by FROM magic_link.one_time_tokens");
+        assert_eq!(consumer.unwrap().unwrap(), "the user");
+    }
+}

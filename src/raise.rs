@@ -17,6 +17,7 @@ use pgrx::{PgLogLevel, pg_sys};
 use crate::outcome::Refusal;
 
 /// Anything that ends a call without an answer.
+#[derive(Debug)]
 pub enum Failure {
     /// An error of ours.
     Report(Report),
@@ -34,6 +35,7 @@ pub struct Report {
 }
 
 /// An error as PostgreSQL holds it: a copy that lives in a memory context of the call.
+#[derive(Debug)]
 pub struct Raised(*mut pg_sys::ErrorData);
 
 /// Five characters, as PostgreSQL packs them.

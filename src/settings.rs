@@ -90,3 +90,39 @@ fn set_for_level(name: &CStr, value: &str) -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use super::*;
+
+    fn session() -> (String, String) {
+        let text =
+            |setting: &GucSetting<Option<CString>>| setting.get().unwrap().into_string().unwrap();
+        (text(&SESSION_EMAIL_VALUE), text(&PROMPT_VALUE))
+    }
+
+    fn pair(session_email: &str, prompt: &str) -> (String, String) {
+        (session_email.to_owned(), prompt.to_owned())
+    }
+
+    #[pg_test]
+    fn a_call_overrides_the_session_for_its_length_alone() {
+        Spi::run("SELECT set_config('magic_link.session_email', 'ada@example.com', true)").unwrap();
+        let inside = with_session(Some("eve@example.com"), Some("login"), || Ok(session()));
+        assert_eq!(inside.unwrap(), pair("eve@example.com", "login"));
+        assert_eq!(session(), pair("ada@example.com", ""));
+        let inside = with_session(None, None, || Ok(session()));
+        assert_eq!(inside.unwrap(), pair("ada@example.com", ""));
+        let inside = with_session(Some(""), None, || Ok(session()));
+        assert_eq!(inside.unwrap(), pair("", ""));
+        assert_eq!(session(), pair("ada@example.com", ""));
+    }
+
+    #[pg_test]
+    fn the_longest_life_is_a_week() {
+        assert_eq!(max_expires_in(), 7 * 24 * 60 * 60);
+    }
+}

@@ -161,7 +161,7 @@ impl Spi {
         parameters: Parameters,
     ) -> Result<impl Iterator<Item = Row<'s>>, Failure> {
         let done = statement.with(|statement| statement.execute(parameters));
-        self.failed.set(done.is_err());
+        self.failed.set(matches!(done, Err(Failure::Postgres(_))));
         let (table, count) = done?;
         let spi = PhantomData;
         Ok((0..count).map(move |number| Row { table, number, spi }))
@@ -236,5 +236,43 @@ impl Row<'_> {
         column: c_int,
     ) -> Result<T, Failure> {
         self.get(column)?.ok_or_else(|| internal("NULL"))
+    }
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use super::{Parameters, Spi};
+
+    statements! {
+        ADD(INT4OID, INT4OID) = c"SELECT $1 OPERATOR(pg_catalog.+) $2, NULL::pg_catalog.text";
+    }
+
+    fn sum(spi: &Spi, a: i32, b: i32) -> i32 {
+        let row = spi.row(&ADD, Parameters::of(a).and(b)).unwrap().unwrap();
+        row.required(1).unwrap()
+    }
+
+    #[pg_test]
+    fn a_plan_is_kept() {
+        let first = Spi::connect().unwrap();
+        assert_eq!(sum(&first, 1, 2), 3);
+        let plan = ADD.with(|add| add.plan.get());
+        drop(first);
+        assert_eq!(sum(&Spi::connect().unwrap(), 2, 3), 5);
+        assert_eq!(ADD.with(|add| add.plan.get()), plan);
+    }
+
+    #[pg_test]
+    fn values_of_other_types_are_refused() {
+        let spi = Spi::connect().unwrap();
+        assert!(spi.row(&ADD, Parameters::of("1").and(2)).is_err());
+        assert!(spi.row(&ADD, Parameters::of(1)).is_err());
+        let row = spi.row(&ADD, Parameters::of(1).and(2)).unwrap().unwrap();
+        assert!(row.get::<String>(1).is_err());
+        assert!(row.required::<String>(2).is_err());
+        assert_eq!(row.get::<String>(2).unwrap(), None);
     }
 }
