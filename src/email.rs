@@ -11,8 +11,9 @@ const MAX_BYTES: usize = 254;
 /// The same for the part before the `@` (RFC 5321, 4.5.3.1.1).
 const MAX_LOCAL_BYTES: usize = 64;
 
-/// More than this is refused unread, since the cost of punycode grows faster than its input. A character typed
-/// takes at most four bytes and leaves at least one, unless it is padding that IDNA drops or an accent that it joins.
+/// More than this is refused unread, since the cost of punycode grows faster than its input. A
+/// character typed takes at most four bytes and leaves at least one, unless it is padding that IDNA
+/// drops or an accent that it joins to a letter.
 const MAX_TYPED_BYTES: usize = 4 * MAX_BYTES;
 
 /// No minimum of sub-domains: `ada@localhost` is an address on many a private network.
@@ -27,8 +28,9 @@ const GRAMMAR: Options = Options {
 pub struct Email(String);
 
 impl Email {
-    /// Brings an address into normal form: no surrounding blanks, the domain as lower-case ASCII (IDNA), ASCII
-    /// letters before the `@` in lower case. Nothing else changes, so no two mailboxes become one.
+    /// Brings an address into normal form: no surrounding blanks, the domain as lower-case ASCII
+    /// (IDNA), ASCII letters before the `@` in lower case. Nothing else changes, so that no two
+    /// mailboxes become one.
     ///
     /// # Errors
     ///
@@ -83,9 +85,9 @@ fn is_blank_or_control(c: char) -> bool {
     c.is_control() || c.is_whitespace()
 }
 
-/// Unicode's `Default_Ignorable_Code_Point`, with all bidi controls, and the interlinear marks: they would make an
-/// address that looks like another one, or reads backwards in a log. The grammar of today lets only the Hangul
-/// fillers through; this does not lean on it.
+/// Unicode's `Default_Ignorable_Code_Point`, which has all bidi controls, and interlinear marks: they
+/// make an address that looks like another, or that a log shows backwards. Of these the grammar lets
+/// only the Hangul fillers through, but by accident, so this does not lean on it.
 #[rustfmt::skip]
 fn is_invisible(c: char) -> bool {
     matches!(c,
@@ -263,7 +265,7 @@ mod tests {
     /// Strings that are often addresses, and when not, nearly.
     fn addressish() -> impl Strategy<Value = String> {
         let local = "[a-zA-Z0-9.+_İßäÄKé,\u{200B}\"-]{0,12}|\\PC{1,4}";
-        let domain = "[a-zA-Z0-9.üßÜ。ａ\u{AD}\u{200D}-]{0,12}|\\PC{1,4}|(xn--)?[a-z0-9-]{1,9}";
+        let domain = "[a-zA-Z0-9.üßÜ。ａ\u{AD}-]{0,12}|\\PC{1,4}|(xn--)?[a-z0-9-]{1,9}";
         let address = (local, domain).prop_map(|(local, domain)| format!("{local}@{domain}"));
         prop_oneof![9 => address, 1 => any::<String>()]
     }
@@ -286,9 +288,13 @@ mod tests {
         }
 
         #[test]
-        fn ascii_case_and_surrounding_blanks_do_not_matter(raw in addressish(), blanks in "\\s{0,3}") {
+        fn ascii_case_and_surrounding_blanks_do_not_matter(
+            raw in addressish(),
+            blanks in "\\s{0,3}",
+        ) {
             let Ok(email) = Email::parse(&raw) else { return Ok(()) };
-            for same in [raw.to_ascii_uppercase(), raw.to_ascii_lowercase(), format!("{blanks}{raw}{blanks}")] {
+            let (upper, lower) = (raw.to_ascii_uppercase(), raw.to_ascii_lowercase());
+            for same in [upper, lower, format!("{blanks}{raw}{blanks}")] {
                 prop_assert_eq!(Email::parse(&same), Ok(email.clone()));
             }
         }
