@@ -113,7 +113,8 @@ fn sorted_ids(mut ids: Vec<String>) -> Option<Vec<String>> {
 }
 
 /// A name for a message: quoted, with line breaks and the like escaped, and not too long.
-fn shown(name: &str) -> String {
+#[must_use]
+pub fn shown(name: &str) -> String {
     match name.char_indices().nth(MAX_SHOWN_CHARS) {
         Some((end, _)) => format!("{:?}...", name.get(..end).unwrap_or_default()),
         None => format!("{name:?}"),

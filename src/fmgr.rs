@@ -95,7 +95,7 @@ impl Call {
             let composite = class == pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE;
             if !composite || (*descriptor).natts as usize != columns.values.len() {
                 return Err(Report::new(
-                    SqlState::new("42P13"),
+                    SqlState::INVALID_FUNCTION_DEFINITION,
                     "the function's declaration and magic_link's library do not match",
                 )
                 .hint("Run ALTER EXTENSION magic_link UPDATE.")

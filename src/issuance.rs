@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::context::Context;
+use crate::context::{Context, shown};
 use crate::directory;
 use crate::email::Email;
 use crate::fmgr::Jsonb;
@@ -94,6 +94,9 @@ fn unknown(key: &str, what: &str, id: &str) -> Failure {
         SqlState::FOREIGN_KEY_VIOLATION,
         format!("the context names an unknown {what}"),
     )
-    .detail(format!("\"{key}\" names \"{id}\", which does not exist."))
+    .detail(format!(
+        "\"{key}\" names {}, which does not exist.",
+        shown(id)
+    ))
     .into()
 }

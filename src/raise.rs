@@ -43,12 +43,17 @@ pub struct Raised(*mut pg_sys::ErrorData);
 pub struct SqlState(c_int);
 
 impl SqlState {
-    pub const INTERNAL_ERROR: Self = Self::new("XX000");
-    pub const INVALID_PARAMETER_VALUE: Self = Self::new("22023");
-    pub const IO_ERROR: Self = Self::new("58030");
+    // Under PostgreSQL's names.
     pub const NULL_VALUE_NOT_ALLOWED: Self = Self::new("22004");
+    pub const DATETIME_FIELD_OVERFLOW: Self = Self::new("22008");
+    pub const INVALID_PARAMETER_VALUE: Self = Self::new("22023");
     pub const FOREIGN_KEY_VIOLATION: Self = Self::new("23503");
     pub const TRIGGERED_DATA_CHANGE_VIOLATION: Self = Self::new("27000");
+    pub const SERIALIZATION_FAILURE: Self = Self::new("40001");
+    pub const INVALID_FUNCTION_DEFINITION: Self = Self::new("42P13");
+    pub const IO_ERROR: Self = Self::new("58030");
+    pub const INTERNAL_ERROR: Self = Self::new("XX000");
+    pub const DATA_CORRUPTED: Self = Self::new("XX001");
 
     /// PostgreSQL's MAKE_SQLSTATE: six bits a character, the first one lowest.
     pub const fn new(code: &str) -> Self {

@@ -121,7 +121,7 @@ fn join_all(spi: &Spi, user: UserId, consumed: &Consumed) -> Result<Vec<Membersh
 
 fn user_deleted() -> Failure {
     Report::new(
-        SqlState::new("40001"),
+        SqlState::SERIALIZATION_FAILURE,
         "could not serialize access due to concurrent delete of the user",
     )
     .hint("Redeem the token again.")
@@ -132,7 +132,7 @@ fn user_deleted() -> Failure {
 fn meaning_of(consumed: &Consumed) -> Result<Context, Failure> {
     Context::parse(&consumed.context.to_text()?).map_err(|why| {
         Report::new(
-            SqlState::new("XX001"),
+            SqlState::DATA_CORRUPTED,
             "the context of the one-time token was changed after its creation",
         )
         .detail(why)

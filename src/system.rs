@@ -45,7 +45,7 @@ impl Moment {
 
 /// 22008: the clock shows a time that PostgreSQL or a token cannot hold.
 pub fn out_of_range() -> Failure {
-    Report::new(SqlState::new("22008"), "timestamp out of range").into()
+    Report::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range").into()
 }
 
 /// Fills `bytes` with randomness from the operating system, which no fork can copy.
