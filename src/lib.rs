@@ -1,15 +1,55 @@
-//! The map: what is installed, in which order.
+//! `magic_link`: one-time tokens, kept and redeemed inside PostgreSQL.
+//!
+//! This is the map. What is installed, in this order: the schema, the functions, the tables (one of
+//! which is checked by a function), the views over them, the comments, and last who may do what.
+//!
+//! The rooms, and which way their arrows run:
+//! doors → issuance, redemption, session_switch → ledger, directory → statements → raise.
+
+use pgrx::pg_guard;
+
+// Pure rooms, which know no PostgreSQL.
+mod context;
+mod email;
+mod link;
+mod outcome;
+mod token;
+
+// Rooms that speak SQL.
+mod directory;
+mod issuance;
+mod ledger;
+mod redemption;
+mod session_switch;
+mod statements;
+
+// What stands between us and PostgreSQL.
+mod doors;
+mod fmgr;
+mod raise;
+mod settings;
+mod system;
+
 ::pgrx::pg_module_magic!(name = c"magic_link", version = c"0.1.0");
 
-#[cfg(any(test, feature = "pg_test"))]
-#[pgrx::pg_schema]
-mod tests {
-    use pgrx::prelude::*;
+::pgrx::extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
+::pgrx::extension_sql_file!(
+    "../sql/functions.sql",
+    name = "functions",
+    requires = ["schema"]
+);
+::pgrx::extension_sql_file!(
+    "../sql/tables.sql",
+    name = "tables",
+    requires = ["functions"]
+);
+::pgrx::extension_sql_file!("../sql/views.sql", name = "views", requires = ["tables"]);
+::pgrx::extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
-    #[pg_test]
-    fn one_is_one() {
-        assert_eq!(Spi::get_one::<i32>("SELECT 1"), Ok(Some(1)));
-    }
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
 }
 
 /// What `cargo pgrx test` asks of the crate's root.

@@ -1,0 +1,135 @@
+-- The functions for a backend. What writes or reads a table runs as its owner, with the search_path
+-- pinned; NULL reaches each of them (none is STRICT), so that it is refused aloud.
+
+CREATE FUNCTION magic_link.normalize_email(email text)
+RETURNS text
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'magic_link_normalize_email';
+
+COMMENT ON FUNCTION magic_link.normalize_email(text) IS
+'The address in the one form that is stored and compared, byte by byte: no surrounding blanks, the domain in lower-case ASCII (IDNA), ASCII letters of the local part in lower case and nothing else changed; at most 254 bytes.
+Errors: 22004 for NULL; 22023 for what is no address, or has a quoted local part.
+Sources: RFC 5321 (4.5.3.1), RFC 6531, UTS 46.';
+
+CREATE FUNCTION magic_link.one_time_token_id(token text)
+RETURNS uuid
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'magic_link_one_time_token_id';
+
+COMMENT ON FUNCTION magic_link.one_time_token_id(text) IS
+'The id of a token, whether or not it was ever issued: a UUIDv7 (RFC 9562) of the time it carries and the first bits of its SHA-256.
+Errors: 22004 for NULL; 22023 for what has not a token''s shape.';
+
+CREATE FUNCTION magic_link.compose_magic_link(
+    base_url text,
+    token text,
+    email text,
+    params jsonb DEFAULT '{}',
+    token_param text DEFAULT 'token',
+    email_param text DEFAULT 'email')
+RETURNS text
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'magic_link_compose_magic_link';
+
+COMMENT ON FUNCTION magic_link.compose_magic_link(text, text, text, jsonb, text, text) IS
+'The URL to mail: base_url with its query and fragment kept, and params (an object of strings, numbers and booleans), the token and the normalised address added to the query, everything encoded. token_param and email_param name the last two.
+NULL: params, token_param and email_param mean their defaults.
+Errors: 22004 for another NULL; 22023 for what cannot be part of a URL, or a parameter that is there twice.
+Source: URL Standard (application/x-www-form-urlencoded).';
+
+CREATE FUNCTION magic_link.create_one_time_token(
+    email text,
+    expires_in integer DEFAULT 600,
+    context jsonb DEFAULT '{}',
+    OUT id uuid,
+    OUT token text,
+    OUT email text,
+    OUT context jsonb,
+    OUT status text,
+    OUT created_at timestamptz,
+    OUT expires_at timestamptz)
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'magic_link_create_one_time_token';
+
+COMMENT ON FUNCTION magic_link.create_one_time_token(text, integer, jsonb) IS
+'Issues a token for an address, which need not be known, and answers one row. The token is shown here and never again; mail the link to the email of the row, not to what was typed.
+expires_in: seconds, from 1 to magic_link.max_expires_in.
+context: an object of at most 16 KiB, handed back on redemption; jitOrganizationIds (array of at most 100 organization ids to join), organizationRoleIds (object: organization id to array of role ids, in place of its default roles) and interactionEvent (a word: only a caller that names it can redeem the token) are checked.
+NULL: expires_in means 600, context means {}.
+Errors: 22004 for a NULL email; 22023 for an invalid address, lifetime or context; 23503 for an unknown organization or role; 25006 in a read-only transaction.';
+
+CREATE FUNCTION magic_link.redeem_one_time_token(
+    token text,
+    email text,
+    interaction_event text DEFAULT NULL,
+    OUT token_id uuid,
+    OUT user_id text,
+    OUT user_created boolean,
+    OUT email text,
+    OUT context jsonb,
+    OUT memberships jsonb,
+    OUT redeemed_at timestamptz,
+    OUT replayed boolean)
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'magic_link_redeem_one_time_token';
+
+COMMENT ON FUNCTION magic_link.redeem_one_time_token(text, text, text) IS
+'Verifies and consumes a token, finds or creates the user and joins the organizations named at issue, all or nothing, and answers one row. memberships is an array of {"organizationId", "status": "added" | "already_member" | "organization_missing", "roleIds": all roles that the member holds there now}.
+interaction_event: the event that the token was created with; SignIn and ForgotPassword never create a user.
+NULL: interaction_event means none.
+Errors: OT001 not found, OT002 another address, OT003 consumed, OT004 revoked, OT005 expired, OT006 another interaction event, OT007 no such user; 22004 for another NULL; 22023 for an invalid address or event; 25006 in a read-only transaction. After an error the token is as it was.';
+
+CREATE FUNCTION magic_link.try_redeem_one_time_token(
+    token text,
+    email text,
+    interaction_event text DEFAULT NULL,
+    OUT outcome text,
+    OUT token_id uuid,
+    OUT user_id text,
+    OUT user_created boolean,
+    OUT email text,
+    OUT context jsonb,
+    OUT memberships jsonb,
+    OUT redeemed_at timestamptz,
+    OUT replayed boolean)
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'magic_link_try_redeem_one_time_token';
+
+COMMENT ON FUNCTION magic_link.try_redeem_one_time_token(text, text, text) IS
+'Like redeem_one_time_token, but a refused token is a row and not an error, so that the transaction lives on: outcome is ok, token_not_found, email_mismatch, token_consumed, token_revoked, token_expired, interaction_event_mismatch or user_not_found, and all else is NULL unless it is ok.
+NULL: interaction_event means none.
+Errors: 22004 for another NULL; 22023 for an invalid address or event; 25006 in a read-only transaction.';
+
+CREATE FUNCTION magic_link.check_one_time_token(
+    token text,
+    email text,
+    interaction_event text DEFAULT NULL,
+    OUT outcome text)
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'magic_link_check_one_time_token';
+
+COMMENT ON FUNCTION magic_link.check_one_time_token(text, text, text) IS
+'What redeeming would say: ok, or the outcome of try_redeem_one_time_token. It writes nothing, in a read-only transaction and on a hot standby too: what a GET request may call, since mail scanners open links.
+NULL: interaction_event means none.
+Errors: 22004 for another NULL; 22023 for an invalid address or event.';
+
+CREATE FUNCTION magic_link.session_switch_decision(
+    token text,
+    email text,
+    session_email text DEFAULT NULL,
+    prompt text DEFAULT NULL,
+    OUT decision text,
+    OUT reason text)
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'magic_link_session_switch_decision';
+
+COMMENT ON FUNCTION magic_link.session_switch_decision(text, text, text, text) IS
+'What to do when the link is opened in a browser that is signed in as session_email: redeem, continue, ask, switch or refuse, as the view session_switch says; reason is the outcome that stands against the token, and NULL unless decision is refuse. It writes nothing.
+prompt: the list of words of an OpenID Connect authentication request (Core 1.0, 3.1.2.1); only the exact word login counts.
+NULL: session_email and prompt mean the settings magic_link.session_email and magic_link.prompt; an empty text means nobody, and no prompt.
+Errors: 22004 for another NULL; 22023 for an invalid address.';

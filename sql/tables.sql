@@ -1,0 +1,155 @@
+-- Addresses and ids are compared as bytes: COLLATE "C" also keeps their indexes right when the
+-- operating system changes its idea of an order.
+
+-- The directory.
+
+CREATE TABLE magic_link.users (
+    id uuid DEFAULT pg_catalog.gen_random_uuid(),
+    email text COLLATE pg_catalog."C" NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CONSTRAINT users_pkey PRIMARY KEY (id),
+    CONSTRAINT users_email_key UNIQUE (email),
+    CONSTRAINT users_email_normalized CHECK (email OPERATOR(pg_catalog.=) magic_link.normalize_email(email))
+);
+
+CREATE TABLE magic_link.organizations (
+    id text COLLATE pg_catalog."C",
+    name text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CONSTRAINT organizations_pkey PRIMARY KEY (id),
+    CONSTRAINT organizations_id_not_empty CHECK (id OPERATOR(pg_catalog.<>) '')
+);
+
+CREATE TABLE magic_link.organization_roles (
+    id text COLLATE pg_catalog."C",
+    name text NOT NULL,
+    CONSTRAINT organization_roles_pkey PRIMARY KEY (id),
+    CONSTRAINT organization_roles_id_not_empty CHECK (id OPERATOR(pg_catalog.<>) '')
+);
+
+CREATE TABLE magic_link.organization_jit_roles (
+    organization_id text COLLATE pg_catalog."C",
+    organization_role_id text COLLATE pg_catalog."C",
+    CONSTRAINT organization_jit_roles_pkey PRIMARY KEY (organization_id, organization_role_id),
+    CONSTRAINT organization_jit_roles_organization_id_fkey
+        FOREIGN KEY (organization_id) REFERENCES magic_link.organizations (id) ON UPDATE CASCADE ON DELETE CASCADE,
+    CONSTRAINT organization_jit_roles_organization_role_id_fkey
+        FOREIGN KEY (organization_role_id) REFERENCES magic_link.organization_roles (id) ON UPDATE CASCADE ON DELETE CASCADE
+);
+
+CREATE INDEX organization_jit_roles_organization_role_id_idx
+    ON magic_link.organization_jit_roles (organization_role_id);
+
+CREATE TABLE magic_link.organization_memberships (
+    organization_id text COLLATE pg_catalog."C",
+    user_id uuid,
+    created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    CONSTRAINT organization_memberships_pkey PRIMARY KEY (organization_id, user_id),
+    CONSTRAINT organization_memberships_organization_id_fkey
+        FOREIGN KEY (organization_id) REFERENCES magic_link.organizations (id) ON UPDATE CASCADE ON DELETE CASCADE,
+    CONSTRAINT organization_memberships_user_id_fkey
+        FOREIGN KEY (user_id) REFERENCES magic_link.users (id) ON UPDATE CASCADE ON DELETE CASCADE
+);
+
+CREATE INDEX organization_memberships_user_id_idx
+    ON magic_link.organization_memberships (user_id);
+
+CREATE TABLE magic_link.organization_membership_roles (
+    organization_id text COLLATE pg_catalog."C",
+    user_id uuid,
+    organization_role_id text COLLATE pg_catalog."C",
+    CONSTRAINT organization_membership_roles_pkey PRIMARY KEY (organization_id, user_id, organization_role_id),
+    CONSTRAINT organization_membership_roles_membership_fkey
+        FOREIGN KEY (organization_id, user_id)
+        REFERENCES magic_link.organization_memberships (organization_id, user_id) ON UPDATE CASCADE ON DELETE CASCADE,
+    CONSTRAINT organization_membership_roles_organization_role_id_fkey
+        FOREIGN KEY (organization_role_id) REFERENCES magic_link.organization_roles (id) ON UPDATE CASCADE ON DELETE CASCADE
+);
+
+CREATE INDEX organization_membership_roles_user_id_idx
+    ON magic_link.organization_membership_roles (user_id);
+
+CREATE INDEX organization_membership_roles_organization_role_id_idx
+    ON magic_link.organization_membership_roles (organization_role_id);
+
+COMMENT ON TABLE magic_link.users IS
+'Who has redeemed a token, or was put here by the application: one user for one address.';
+COMMENT ON COLUMN magic_link.users.id IS 'The user''s id; redeeming answers it as text.';
+COMMENT ON COLUMN magic_link.users.email IS 'The address in normal form, as magic_link.normalize_email answers it.';
+COMMENT ON COLUMN magic_link.users.created_at IS 'When the user was created.';
+
+COMMENT ON TABLE magic_link.organizations IS
+'What users are members of. The application fills it.';
+COMMENT ON COLUMN magic_link.organizations.id IS 'The application''s own id.';
+COMMENT ON COLUMN magic_link.organizations.name IS 'A name for people.';
+COMMENT ON COLUMN magic_link.organizations.created_at IS 'When the organization was created.';
+
+COMMENT ON TABLE magic_link.organization_roles IS
+'The roles that members can hold in an organization. The application fills it.';
+COMMENT ON COLUMN magic_link.organization_roles.id IS 'The application''s own id.';
+COMMENT ON COLUMN magic_link.organization_roles.name IS 'A name for people.';
+
+COMMENT ON TABLE magic_link.organization_jit_roles IS
+'The default roles of an organization: what a token gives whoever joins by it, unless the token names roles itself (just-in-time provisioning).';
+COMMENT ON COLUMN magic_link.organization_jit_roles.organization_id IS 'The organization.';
+COMMENT ON COLUMN magic_link.organization_jit_roles.organization_role_id IS 'One of its default roles.';
+
+COMMENT ON TABLE magic_link.organization_memberships IS
+'Who is a member of which organization.';
+COMMENT ON COLUMN magic_link.organization_memberships.organization_id IS 'The organization.';
+COMMENT ON COLUMN magic_link.organization_memberships.user_id IS 'The member.';
+COMMENT ON COLUMN magic_link.organization_memberships.created_at IS 'When the user joined.';
+
+COMMENT ON TABLE magic_link.organization_membership_roles IS
+'Which roles a member holds in an organization.';
+COMMENT ON COLUMN magic_link.organization_membership_roles.organization_id IS 'The organization.';
+COMMENT ON COLUMN magic_link.organization_membership_roles.user_id IS 'The member.';
+COMMENT ON COLUMN magic_link.organization_membership_roles.organization_role_id IS 'A role that the member holds there.';
+
+-- The ledger. A row is written once and updated once; with more than half of each page left free at
+-- first, the newer version (longer by who consumed it) always finds room in the same page, and no
+-- index is touched.
+
+CREATE TABLE magic_link.one_time_tokens (
+    id uuid,
+    token_hash bytea NOT NULL,
+    email text COLLATE pg_catalog."C" NOT NULL,
+    organization_ids text[] COLLATE pg_catalog."C" NOT NULL,
+    interaction_event text COLLATE pg_catalog."C",
+    context jsonb NOT NULL,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    consumed_at timestamptz,
+    consumed_by text COLLATE pg_catalog."C",
+    revoked_at timestamptz,
+    revoked_by text COLLATE pg_catalog."C",
+    CONSTRAINT one_time_tokens_pkey PRIMARY KEY (id),
+    CONSTRAINT one_time_tokens_token_hash_length CHECK (pg_catalog.length(token_hash) OPERATOR(pg_catalog.=) 32),
+    CONSTRAINT one_time_tokens_lifetime CHECK (expires_at OPERATOR(pg_catalog.>) created_at),
+    CONSTRAINT one_time_tokens_consumed CHECK ((consumed_at IS NULL) OPERATOR(pg_catalog.=) (consumed_by IS NULL)),
+    CONSTRAINT one_time_tokens_consumed_or_revoked CHECK (consumed_at IS NULL OR revoked_at IS NULL)
+) WITH (fillfactor = 45);
+
+COMMENT ON TABLE magic_link.one_time_tokens IS
+'The ledger: a row for each token ever issued and not yet purged. The token itself is nowhere.';
+COMMENT ON COLUMN magic_link.one_time_tokens.id IS 'A UUIDv7 of the time of issue and the first bits of the token''s hash.';
+COMMENT ON COLUMN magic_link.one_time_tokens.token_hash IS 'The SHA-256 of the token.';
+COMMENT ON COLUMN magic_link.one_time_tokens.email IS 'The address that the token was issued for, in normal form.';
+COMMENT ON COLUMN magic_link.one_time_tokens.organization_ids IS 'The organizations to join, in order of id.';
+COMMENT ON COLUMN magic_link.one_time_tokens.interaction_event IS 'The event that a caller has to name; NULL where any caller may redeem the token.';
+COMMENT ON COLUMN magic_link.one_time_tokens.context IS 'What travels with the token, whole.';
+COMMENT ON COLUMN magic_link.one_time_tokens.created_at IS 'When the token was issued.';
+COMMENT ON COLUMN magic_link.one_time_tokens.expires_at IS 'The moment from which the token is refused.';
+COMMENT ON COLUMN magic_link.one_time_tokens.consumed_at IS 'When the token was redeemed; NULL if it was not.';
+COMMENT ON COLUMN magic_link.one_time_tokens.consumed_by IS 'The id of the user who redeemed the token.';
+COMMENT ON COLUMN magic_link.one_time_tokens.revoked_at IS 'When the token was revoked; NULL if it was not.';
+COMMENT ON COLUMN magic_link.one_time_tokens.revoked_by IS 'The role that revoked the token, where it is known.';
+
+-- What is in the tables is the application's, so pg_dump takes it along.
+SELECT pg_catalog.pg_extension_config_dump('magic_link.users', '');
+SELECT pg_catalog.pg_extension_config_dump('magic_link.organizations', '');
+SELECT pg_catalog.pg_extension_config_dump('magic_link.organization_roles', '');
+SELECT pg_catalog.pg_extension_config_dump('magic_link.organization_jit_roles', '');
+SELECT pg_catalog.pg_extension_config_dump('magic_link.organization_memberships', '');
+SELECT pg_catalog.pg_extension_config_dump('magic_link.organization_membership_roles', '');
+SELECT pg_catalog.pg_extension_config_dump('magic_link.one_time_tokens', '');

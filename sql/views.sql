@@ -1,0 +1,73 @@
+-- A status is computed when it is read, and by the clock on the wall, so it is never stale.
+
+CREATE VIEW magic_link.one_time_token_status AS
+SELECT t.id, t.email, t.organization_ids, t.interaction_event, t.context,
+       t.created_at, t.expires_at, t.consumed_at, t.consumed_by, t.revoked_at, t.revoked_by,
+       CASE
+           WHEN t.consumed_at IS NOT NULL THEN 'consumed'
+           WHEN t.revoked_at IS NOT NULL THEN 'revoked'
+           WHEN t.expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp() THEN 'expired'
+           ELSE 'active'
+       END AS status
+  FROM magic_link.one_time_tokens AS t;
+
+COMMENT ON VIEW magic_link.one_time_token_status IS
+'The ledger for people: every column but the hash, and the status.';
+COMMENT ON COLUMN magic_link.one_time_token_status.id IS 'The token''s id.';
+COMMENT ON COLUMN magic_link.one_time_token_status.email IS 'The address that the token was issued for.';
+COMMENT ON COLUMN magic_link.one_time_token_status.organization_ids IS 'The organizations to join, in order of id.';
+COMMENT ON COLUMN magic_link.one_time_token_status.interaction_event IS 'The event that a caller has to name, if any.';
+COMMENT ON COLUMN magic_link.one_time_token_status.context IS 'What travels with the token, whole.';
+COMMENT ON COLUMN magic_link.one_time_token_status.created_at IS 'When the token was issued.';
+COMMENT ON COLUMN magic_link.one_time_token_status.expires_at IS 'The moment from which the token is refused.';
+COMMENT ON COLUMN magic_link.one_time_token_status.consumed_at IS 'When the token was redeemed; NULL if it was not.';
+COMMENT ON COLUMN magic_link.one_time_token_status.consumed_by IS 'The id of the user who redeemed the token.';
+COMMENT ON COLUMN magic_link.one_time_token_status.revoked_at IS 'When the token was revoked; NULL if it was not.';
+COMMENT ON COLUMN magic_link.one_time_token_status.revoked_by IS 'The role that revoked the token, where it is known.';
+COMMENT ON COLUMN magic_link.one_time_token_status.status IS 'active, consumed, revoked or expired, at the moment of reading.';
+
+-- The settings are read, and the address normalised, once for a query and not for each row.
+
+CREATE VIEW magic_link.session_switch AS
+WITH session (email, prompt) AS MATERIALIZED (
+    SELECT CASE WHEN pg_catalog.btrim(setting.email) OPERATOR(pg_catalog.<>) ''
+                THEN magic_link.normalize_email(setting.email) END,
+           NULLIF(setting.prompt, '')
+      FROM (SELECT pg_catalog.current_setting('magic_link.session_email', true),
+                   pg_catalog.current_setting('magic_link.prompt', true)) AS setting (email, prompt)
+)
+SELECT t.token_id, t.token_email, t.status, t.interaction_event, t.session_email, t.prompt, d.decision,
+       CASE d.decision WHEN 'refuse' THEN t.outcome END AS reason
+  FROM (SELECT s.id AS token_id, s.email AS token_email, s.status, s.interaction_event,
+               session.email AS session_email, session.prompt,
+               CASE
+                   WHEN s.status OPERATOR(pg_catalog.<>) 'active' THEN pg_catalog.concat('token_', s.status)
+                   WHEN u.id IS NULL AND s.interaction_event OPERATOR(pg_catalog.=) ANY ('{SignIn,ForgotPassword}')
+                       THEN 'user_not_found'
+                   ELSE 'ok'
+               END AS outcome
+          FROM magic_link.one_time_token_status AS s
+         CROSS JOIN session
+          LEFT JOIN magic_link.users AS u ON u.email OPERATOR(pg_catalog.=) s.email) AS t
+ CROSS JOIN LATERAL (
+       SELECT CASE
+                  WHEN t.outcome OPERATOR(pg_catalog.=) 'token_consumed'
+                       AND t.session_email OPERATOR(pg_catalog.=) t.token_email THEN 'continue'
+                  WHEN t.outcome OPERATOR(pg_catalog.<>) 'ok' THEN 'refuse'
+                  WHEN t.session_email IS NULL THEN 'redeem'
+                  WHEN t.session_email OPERATOR(pg_catalog.=) t.token_email THEN 'redeem'
+                  WHEN 'login' OPERATOR(pg_catalog.=) ANY (pg_catalog.string_to_array(t.prompt, ' ')) THEN 'switch'
+                  ELSE 'ask'
+              END) AS d (decision);
+
+COMMENT ON VIEW magic_link.session_switch IS
+'One row for each token: what to do when its link is opened in a browser that is signed in as magic_link.session_email, with magic_link.prompt. redeem: nobody is signed in, or the token''s address is; continue: the token''s address is signed in and has redeemed the token, nothing is left to do; ask: another address is signed in, let the person choose before anything is redeemed; switch: the same, but prompt has the word login, so redeem and replace the session; refuse: see reason.
+A session_email that is no address is an error (22023).';
+COMMENT ON COLUMN magic_link.session_switch.token_id IS 'The token''s id, as magic_link.one_time_token_id answers it.';
+COMMENT ON COLUMN magic_link.session_switch.token_email IS 'The address that the token was issued for.';
+COMMENT ON COLUMN magic_link.session_switch.status IS 'active, consumed, revoked or expired, at the moment of reading.';
+COMMENT ON COLUMN magic_link.session_switch.interaction_event IS 'The event that a caller has to name, if any.';
+COMMENT ON COLUMN magic_link.session_switch.session_email IS 'The setting magic_link.session_email in normal form; NULL where nobody is signed in.';
+COMMENT ON COLUMN magic_link.session_switch.prompt IS 'The setting magic_link.prompt; NULL where it is empty.';
+COMMENT ON COLUMN magic_link.session_switch.decision IS 'redeem, continue, ask, switch or refuse.';
+COMMENT ON COLUMN magic_link.session_switch.reason IS 'The outcome that stands against the token where the decision is refuse, NULL elsewhere.';

@@ -1,0 +1,183 @@
+//! PostgreSQL's function manager: how a call's arguments come in and its answer goes out.
+//!
+//! The doors are V1 functions declared in `sql/functions.sql`, and not `#[pg_extern]`s, because only
+//! a V1 function can raise a SQLSTATE of our own (see `raise`).
+
+use std::ffi::{CStr, CString};
+
+use pgrx::fcinfo::{direct_function_call, direct_function_call_as_datum, pg_getarg};
+use pgrx::{FromDatum, IntoDatum, pg_sys};
+use serde::Serialize;
+
+use crate::raise::{Failure, Report, SqlState, internal, or_throw};
+
+/// Gives a function to PostgreSQL under its name after `magic_link_`.
+macro_rules! door {
+    ($body:ident) => {
+        const _: () = {
+            #[unsafe(export_name = concat!("magic_link_", stringify!($body)))]
+            extern "C-unwind" fn call(
+                fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
+            ) -> ::pgrx::pg_sys::Datum {
+                // SAFETY: PostgreSQL calls this by its V1 convention; `fcinfo` is valid for the
+                // call, and this frame holds nothing that needs dropping.
+                unsafe { $crate::fmgr::call(fcinfo, $body) }
+            }
+
+            #[unsafe(export_name = concat!("pg_finfo_magic_link_", stringify!($body)))]
+            extern "C" fn info() -> *const ::pgrx::pg_sys::Pg_finfo_record {
+                static V1: ::pgrx::pg_sys::Pg_finfo_record =
+                    ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+                &V1
+            }
+        };
+    };
+}
+pub(crate) use door;
+
+/// One call of a function.
+pub struct Call(pg_sys::FunctionCallInfo);
+
+/// What a function answers; None is NULL.
+pub type Answer = Option<pg_sys::Datum>;
+
+/// Runs a door.
+///
+/// # Safety
+/// `fcinfo` is what PostgreSQL passed, and no frame above needs dropping (see [`or_throw`]).
+pub unsafe fn call(
+    fcinfo: pg_sys::FunctionCallInfo,
+    body: fn(&Call) -> Result<Answer, Failure>,
+) -> pg_sys::Datum {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let answer = or_throw(|| body(&Call(fcinfo)));
+        (*fcinfo).isnull = answer.is_none();
+        answer.unwrap_or(pg_sys::Datum::null())
+    }
+}
+
+/// 25006, in PostgreSQL's own words, where nothing may be written: a hot standby, say.
+pub fn forbid_in_read_only_transaction(function: &CStr) {
+    // SAFETY: the name is zero-terminated and copied.
+    unsafe { pg_sys::PreventCommandIfReadOnly(function.as_ptr()) }
+}
+
+impl Call {
+    /// The text argument at `position`, None where it is NULL.
+    pub fn text(&self, position: usize) -> Option<&str> {
+        // SAFETY: sql/functions.sql declares this argument as text; the datum outlives the call.
+        unsafe { pg_getarg(self.0, position) }
+    }
+
+    /// The text argument at `position`, which may not be NULL (22004).
+    pub fn required_text(&self, position: usize, name: &str) -> Result<&str, Failure> {
+        self.text(position).ok_or_else(|| Report::null(name).into())
+    }
+
+    pub fn integer(&self, position: usize) -> Option<i32> {
+        // SAFETY: sql/functions.sql declares this argument as integer.
+        unsafe { pg_getarg(self.0, position) }
+    }
+
+    pub fn jsonb(&self, position: usize) -> Option<Jsonb> {
+        // SAFETY: sql/functions.sql declares this argument as jsonb; the datum outlives the call.
+        unsafe { pg_getarg(self.0, position) }
+    }
+
+    /// A row of the type that the function is declared to answer.
+    pub fn row(&self, mut columns: Columns) -> Result<Answer, Failure> {
+        let mut descriptor = std::ptr::null_mut();
+        // SAFETY: fcinfo is valid for the call; a composite result leaves a descriptor, which is
+        // compared with the number of our columns before their arrays are read.
+        unsafe {
+            let class = pg_sys::get_call_result_type(self.0, std::ptr::null_mut(), &mut descriptor);
+            let composite = class == pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE;
+            if !composite || (*descriptor).natts as usize != columns.values.len() {
+                return Err(Report::new(
+                    SqlState::INVALID_FUNCTION_DEFINITION,
+                    "the function's declaration and magic_link's library do not match",
+                )
+                .hint("Run ALTER EXTENSION magic_link UPDATE.")
+                .into());
+            }
+            let descriptor = pg_sys::BlessTupleDesc(descriptor);
+            let tuple = pg_sys::heap_form_tuple(
+                descriptor,
+                columns.values.as_mut_ptr(),
+                columns.nulls.as_mut_ptr(),
+            );
+            Ok(Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)))
+        }
+    }
+}
+
+/// The columns of a row, in order.
+#[derive(Default)]
+pub struct Columns {
+    values: Vec<pg_sys::Datum>,
+    nulls: Vec<bool>,
+}
+
+impl Columns {
+    pub fn and(mut self, value: impl IntoDatum) -> Self {
+        let datum = value.into_datum();
+        self.nulls.push(datum.is_none());
+        self.values.push(datum.unwrap_or(pg_sys::Datum::null()));
+        self
+    }
+}
+
+/// A jsonb value, kept as PostgreSQL holds it, so that it is handed back whole: numbers and depths
+/// that a parser of ours would not take included.
+#[derive(Clone, Copy)]
+pub struct Jsonb(pg_sys::Datum);
+
+impl Jsonb {
+    /// From text that is JSON.
+    pub fn parse(json: &CStr) -> Result<Self, Failure> {
+        // SAFETY: jsonb_in takes a cstring and answers a jsonb.
+        let jsonb =
+            unsafe { direct_function_call_as_datum(pg_sys::jsonb_in, &[json.into_datum()]) };
+        jsonb.map(Self).ok_or_else(|| internal("jsonb_in"))
+    }
+
+    pub fn from_serialize(value: &impl Serialize) -> Result<Self, Failure> {
+        let json = serde_json::to_vec(value).map_err(|_| internal("to JSON"))?;
+        Self::parse(&CString::new(json).map_err(|_| internal("to JSON"))?)
+    }
+
+    pub fn to_text(self) -> Result<String, Failure> {
+        // SAFETY: jsonb_out takes a jsonb, toasted or not, and answers a cstring.
+        let text: Option<&CStr> =
+            unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(self.0)]) };
+        let text = text.ok_or_else(|| internal("jsonb_out"))?;
+        Ok(text.to_string_lossy().into_owned())
+    }
+
+    /// A copy in the memory of SPI's caller.
+    pub fn outliving_spi(self) -> Self {
+        // SAFETY: a jsonb read through an open SPI connection.
+        Self(unsafe { pg_sys::SPI_datumTransfer(self.0, false, -1) })
+    }
+}
+
+impl FromDatum for Jsonb {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _: pg_sys::Oid,
+    ) -> Option<Self> {
+        (!is_null).then_some(Self(datum))
+    }
+}
+
+impl IntoDatum for Jsonb {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(self.0)
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::JSONBOID
+    }
+}

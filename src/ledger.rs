@@ -1,0 +1,259 @@
+//! The token's row: written when it is issued, consumed once, read to say why not.
+
+use pgrx::datum::TimestampWithTimeZone as Timestamp;
+use uuid::Uuid;
+
+use crate::context::{Context, InteractionEvent};
+use crate::email::Email;
+use crate::fmgr::Jsonb;
+use crate::outcome::Facts;
+use crate::raise::Failure;
+use crate::statements::{Parameters, Row, Spi, statements};
+use crate::token::{Token, TokenHash};
+
+statements! {
+    INSERT(UUIDOID, BYTEAOID, TEXTOID, TEXTARRAYOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID) = c"
+        INSERT INTO magic_link.one_time_tokens
+               (id, token_hash, email, organization_ids, interaction_event, context, created_at, expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+
+    // clock_timestamp(), and not now(): a token does not outlive its time in a transaction that is
+    // still open. A caller that waited for another's lock has the conditions read again.
+    CONSUME(UUIDOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID) = c"
+        UPDATE magic_link.one_time_tokens AS t
+           SET consumed_at = pg_catalog.clock_timestamp(), consumed_by = $5
+         WHERE t.id = $1 AND t.token_hash = $2 AND t.email = $3
+           AND t.consumed_at IS NULL AND t.revoked_at IS NULL
+           AND t.expires_at > pg_catalog.clock_timestamp()
+           AND (t.interaction_event IS NULL OR t.interaction_event = $4)
+     RETURNING t.context, t.organization_ids, t.consumed_at";
+
+    FACTS(UUIDOID, BYTEAOID, TEXTOID, TEXTOID) = c"
+        SELECT t.token_hash = $2, t.email = $3,
+               t.consumed_at IS NOT NULL, t.revoked_at IS NOT NULL,
+               t.expires_at <= pg_catalog.clock_timestamp(),
+               t.interaction_event IS NULL OR t.interaction_event IS NOT DISTINCT FROM $4
+          FROM magic_link.one_time_tokens AS t
+         WHERE t.id = $1";
+
+    SET_CONSUMER(UUIDOID, TEXTOID) = c"
+        UPDATE magic_link.one_time_tokens AS t
+           SET consumed_by = $2
+         WHERE t.id = $1";
+}
+
+/// A token about to be issued.
+pub struct Issue<'a> {
+    pub token: &'a Token,
+    pub email: &'a Email,
+    /// What the context means, and the context itself.
+    pub meaning: &'a Context,
+    pub context: Jsonb,
+    pub created_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+/// What somebody who presents a token says: the token, for this address, in this event.
+pub struct Claim<'a> {
+    pub id: Uuid,
+    pub hash: TokenHash,
+    pub email: &'a Email,
+    pub interaction_event: Option<&'a InteractionEvent>,
+}
+
+/// What a consumed row hands over.
+pub struct Consumed {
+    pub context: Jsonb,
+    pub organization_ids: Vec<String>,
+    pub consumed_at: Timestamp,
+}
+
+impl<'a> Claim<'a> {
+    pub fn new(
+        token: &Token,
+        email: &'a Email,
+        interaction_event: Option<&'a InteractionEvent>,
+    ) -> Self {
+        let hash = token.hash();
+        Self {
+            id: token.id(&hash),
+            hash,
+            email,
+            interaction_event,
+        }
+    }
+
+    fn parameters(&self) -> Parameters {
+        Parameters::of(pg_uuid(self.id))
+            .and(self.hash.as_bytes())
+            .and(self.email.as_str())
+            .and(self.interaction_event.map(InteractionEvent::as_str))
+    }
+}
+
+/// Writes the row of a new token and answers its id.
+pub fn insert(spi: &Spi, issue: Issue) -> Result<Uuid, Failure> {
+    let hash = issue.token.hash();
+    let id = issue.token.id(&hash);
+    let row = Parameters::of(pg_uuid(id))
+        .and(hash.as_bytes())
+        .and(issue.email.as_str())
+        .and(issue.meaning.organization_ids().to_vec())
+        .and(
+            issue
+                .meaning
+                .interaction_event()
+                .map(InteractionEvent::as_str),
+        )
+        .and(issue.context)
+        .and(issue.created_at)
+        .and(issue.expires_at);
+    spi.execute(&INSERT, row)?;
+    Ok(id)
+}
+
+/// The guarded UPDATE: of any number of callers at once, exactly one gets the row.
+pub fn consume(spi: &Spi, claim: &Claim, consumer: &str) -> Result<Option<Consumed>, Failure> {
+    let consumed = spi.row(&CONSUME, claim.parameters().and(consumer))?;
+    consumed.map(|row| Consumed::read(&row)).transpose()
+}
+
+impl Consumed {
+    fn read(row: &Row) -> Result<Self, Failure> {
+        Ok(Self {
+            context: row.required::<Jsonb>(1)?.outliving_spi(),
+            organization_ids: row.required(2)?,
+            consumed_at: row.required(3)?,
+        })
+    }
+}
+
+/// What there is to say of a claim; None where no token has its id. It writes nothing.
+pub fn facts(spi: &Spi, claim: &Claim) -> Result<Option<Facts>, Failure> {
+    let Some(row) = spi.row(&FACTS, claim.parameters())? else {
+        return Ok(None);
+    };
+    Ok(Some(Facts {
+        hash_matches: row.required(1)?,
+        email_matches: row.required(2)?,
+        consumed: row.required(3)?,
+        revoked: row.required(4)?,
+        expired: row.required(5)?,
+        event_allowed: row.required(6)?,
+    }))
+}
+
+/// Names another consumer than `consume` did, in the same transaction.
+pub fn set_consumer(spi: &Spi, claim: &Claim, consumer: &str) -> Result<(), Failure> {
+    let row = Parameters::of(pg_uuid(claim.id)).and(consumer);
+    spi.execute(&SET_CONSUMER, row)
+}
+
+/// The same 16 bytes in pgrx's type.
+pub fn pg_uuid(id: Uuid) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(id.into_bytes())
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use super::{Claim, consume, facts, set_consumer};
+    use crate::context::InteractionEvent;
+    use crate::email::Email;
+    use crate::outcome::{Outcome, Refusal};
+    use crate::statements::Spi;
+    use crate::token::Token;
+
+    /// A token for ada@example.com, in the event `SignIn`.
+    fn issue() -> Token {
+        let token = pgrx::Spi::get_one::<String>(
+            r#"SELECT token FROM magic_link.create_one_time_token('ada@example.com', context => '{"interactionEvent": "SignIn"}')"#,
+        );
+        Token::parse(&token.unwrap().unwrap()).unwrap()
+    }
+
+    fn email(address: &str) -> Email {
+        Email::parse(address).unwrap()
+    }
+
+    fn verdict(spi: &Spi, claim: &Claim) -> Outcome {
+        Outcome::judge(facts(spi, claim).unwrap(), true)
+    }
+
+    #[pg_test]
+    fn only_the_right_claim_consumes() {
+        let (token, other_token) = (issue(), issue());
+        let (ada, eve) = (email("ada@example.com"), email("eve@example.com"));
+        let sign_in = InteractionEvent::parse("SignIn").unwrap();
+        let register = InteractionEvent::parse("Register").unwrap();
+        let mut forged = Claim::new(&token, &ada, Some(&sign_in));
+        forged.hash = other_token.hash();
+        let wrong = [
+            (forged, Refusal::TokenNotFound),
+            (
+                Claim::new(&token, &eve, Some(&sign_in)),
+                Refusal::EmailMismatch,
+            ),
+            (
+                Claim::new(&token, &ada, Some(&register)),
+                Refusal::InteractionEventMismatch,
+            ),
+            (
+                Claim::new(&token, &ada, None),
+                Refusal::InteractionEventMismatch,
+            ),
+        ];
+        let spi = Spi::connect().unwrap();
+        for (claim, refusal) in wrong {
+            assert!(consume(&spi, &claim, "eve").unwrap().is_none());
+            assert_eq!(verdict(&spi, &claim), Outcome::Refused(refusal));
+        }
+        let right = Claim::new(&token, &ada, Some(&sign_in));
+        assert_eq!(verdict(&spi, &right), Outcome::Ok);
+        assert!(consume(&spi, &right, "ada").unwrap().is_some());
+        assert!(consume(&spi, &right, "ada").unwrap().is_none());
+        assert_eq!(
+            verdict(&spi, &right),
+            Outcome::Refused(Refusal::TokenConsumed)
+        );
+    }
+
+    #[pg_test]
+    fn a_miss_takes_no_transaction_id() {
+        let token = Token::parse(&"0".repeat(32)).unwrap();
+        let ada = email("ada@example.com");
+        let spi = Spi::connect().unwrap();
+        assert!(
+            consume(&spi, &Claim::new(&token, &ada, None), "ada")
+                .unwrap()
+                .is_none()
+        );
+        drop(spi);
+        let assigned = pgrx::Spi::connect(|client| {
+            let row = client.select(
+                "SELECT pg_current_xact_id_if_assigned() IS NOT NULL",
+                None,
+                &[],
+            );
+            row.unwrap().first().get_one::<bool>()
+        });
+        assert_eq!(assigned, Ok(Some(false)));
+    }
+
+    #[pg_test]
+    fn the_consumer_can_be_put_right() {
+        let token = issue();
+        let ada = email("ada@example.com");
+        let sign_in = InteractionEvent::parse("SignIn").unwrap();
+        let claim = Claim::new(&token, &ada, Some(&sign_in));
+        let spi = Spi::connect().unwrap();
+        consume(&spi, &claim, "a candidate").unwrap().unwrap();
+        set_consumer(&spi, &claim, "the user").unwrap();
+        drop(spi);
+        let consumer =
+            pgrx::Spi::get_one::<String>("SELECT consumed_by FROM magic_link.one_time_tokens");
+        assert_eq!(consumer.unwrap().unwrap(), "the user");
+    }
+}

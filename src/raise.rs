@@ -1,0 +1,304 @@
+//! The one place that catches and raises PostgreSQL's errors.
+//!
+//! pgrx turns every error into a panic with a code from a closed list: a SQLSTATE of our own, or of
+//! an application's trigger, would arrive as XX000, without its constraint and context. So we catch
+//! an error whole, hand it up as a value through Rust frames that drop what they hold, and throw it
+//! when there is nothing left to drop.
+
+use std::any::Any;
+use std::ffi::{CStr, c_char, c_int};
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use cee_scape::{SigJmpBufFields, call_with_sigsetjmp};
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::{PgLogLevel, pg_sys};
+
+use crate::outcome::Refusal;
+
+/// Anything that ends a call without an answer.
+#[derive(Debug)]
+pub enum Failure {
+    /// An error of ours.
+    Report(Report),
+    /// An error that PostgreSQL raised while it worked for us, as it was raised.
+    Postgres(Raised),
+}
+
+/// An error of ours, with everything that a client may see of it.
+#[derive(Debug)]
+pub struct Report {
+    pub sqlstate: SqlState,
+    pub message: String,
+    pub detail: Option<String>,
+    pub hint: Option<String>,
+}
+
+/// An error as PostgreSQL holds it: a copy that lives in a memory context of the call.
+#[derive(Debug)]
+pub struct Raised(*mut pg_sys::ErrorData);
+
+/// Five characters, as PostgreSQL packs them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SqlState(c_int);
+
+impl SqlState {
+    // Under PostgreSQL's names.
+    pub const NULL_VALUE_NOT_ALLOWED: Self = Self::new("22004");
+    pub const DATETIME_FIELD_OVERFLOW: Self = Self::new("22008");
+    pub const INVALID_PARAMETER_VALUE: Self = Self::new("22023");
+    pub const FOREIGN_KEY_VIOLATION: Self = Self::new("23503");
+    pub const TRIGGERED_DATA_CHANGE_VIOLATION: Self = Self::new("27000");
+    pub const SERIALIZATION_FAILURE: Self = Self::new("40001");
+    pub const INVALID_FUNCTION_DEFINITION: Self = Self::new("42P13");
+    pub const IO_ERROR: Self = Self::new("58030");
+    pub const INTERNAL_ERROR: Self = Self::new("XX000");
+    pub const DATA_CORRUPTED: Self = Self::new("XX001");
+
+    /// PostgreSQL's MAKE_SQLSTATE: six bits a character, the first one lowest.
+    pub const fn new(code: &str) -> Self {
+        let code = code.as_bytes();
+        let mut packed = 0;
+        let mut n = code.len();
+        while n > 0 {
+            n -= 1;
+            packed = packed << 6 | (code[n].wrapping_sub(b'0') & 0x3F) as c_int;
+        }
+        Self(packed)
+    }
+}
+
+impl Report {
+    pub fn new(sqlstate: SqlState, message: impl Into<String>) -> Self {
+        Self {
+            sqlstate,
+            message: message.into(),
+            detail: None,
+            hint: None,
+        }
+    }
+
+    pub fn detail(mut self, detail: impl ToString) -> Self {
+        self.detail = Some(detail.to_string());
+        self
+    }
+
+    pub fn hint(mut self, hint: impl ToString) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// 22004: an argument is NULL that may not be.
+    pub fn null(argument: &str) -> Self {
+        Self::new(
+            SqlState::NULL_VALUE_NOT_ALLOWED,
+            format!("{argument} must not be null"),
+        )
+    }
+
+    /// 22023: an argument is not what it should be; `why` is a sentence that names what is wrong.
+    pub fn invalid(what: &str, why: impl ToString) -> Self {
+        Self::new(SqlState::INVALID_PARAMETER_VALUE, format!("invalid {what}")).detail(why)
+    }
+}
+
+impl From<Refusal> for Report {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            hint: refusal.hint().map(str::to_owned),
+            ..Self::new(SqlState::new(refusal.sqlstate()), refusal.message())
+        }
+    }
+}
+
+impl<R: Into<Report>> From<R> for Failure {
+    fn from(report: R) -> Self {
+        Self::Report(report.into())
+    }
+}
+
+/// XX000: a mistake of ours, which no input can cause.
+pub fn internal(what: &str) -> Failure {
+    let message = format!("internal error in magic_link: {what}");
+    Report::new(SqlState::INTERNAL_ERROR, message).into()
+}
+
+/// Runs one call into PostgreSQL and catches the error that it raises, whole.
+///
+/// After an error the transaction or subtransaction is doomed: nothing more may be asked of
+/// PostgreSQL but to raise the error again.
+///
+/// # Safety
+/// `call` may hold nothing that needs dropping, may not panic, and may only call functions of
+/// PostgreSQL's that are declared without pgrx's guard: a longjmp leaves it.
+pub unsafe fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Failure> {
+    let mut answer = MaybeUninit::uninit();
+    // SAFETY: as PG_TRY does it: the exception stack points to our jump buffer while, and only
+    // while, `call` runs; then, on both ways out, everything it changed is put back. A backend has
+    // one thread. After a jump `answer` is not read, and CopyErrorData has an error to copy.
+    unsafe {
+        let memory = pg_sys::CurrentMemoryContext;
+        let exceptions = pg_sys::PG_exception_stack;
+        let contexts = pg_sys::error_context_stack;
+        let jumped = call_with_sigsetjmp(false, |buffer| {
+            pg_sys::PG_exception_stack = std::ptr::from_ref::<SigJmpBufFields>(buffer)
+                .cast_mut()
+                .cast();
+            answer.write(call());
+            0
+        });
+        pg_sys::PG_exception_stack = exceptions;
+        pg_sys::error_context_stack = contexts;
+        if jumped == 0 {
+            return Ok(answer.assume_init());
+        }
+        pg_sys::CurrentMemoryContext = memory;
+        let raised = pg_sys::CopyErrorData();
+        pg_sys::FlushErrorState();
+        Err(Failure::Postgres(Raised(raised)))
+    }
+}
+
+/// An error in PostgreSQL's memory, with nothing left that needs dropping.
+#[derive(Clone, Copy)]
+enum Throwable {
+    Raised(*mut pg_sys::ErrorData),
+    Report {
+        sqlstate: c_int,
+        message: *mut c_char,
+        detail: *mut c_char,
+        hint: *mut c_char,
+    },
+}
+
+/// Runs the body of a function that PostgreSQL called; what fails in it is thrown as an ERROR,
+/// kept out of the server's log but for its own words.
+///
+/// # Safety
+/// To be called by PostgreSQL's function manager alone, through frames that drop nothing.
+pub unsafe fn or_throw<T: Copy>(body: impl FnOnce() -> Result<T, Failure>) -> T {
+    match caught(body) {
+        Ok(answer) => answer,
+        // SAFETY: everything of Rust's is dropped; what is thrown lives in PostgreSQL's memory.
+        Err(error) => unsafe { throw(error) },
+    }
+}
+
+#[inline(never)]
+fn caught<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Throwable> {
+    let failure = match catch_unwind(AssertUnwindSafe(body)) {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(failure)) => failure,
+        Err(panic) => Failure::Report(from_panic(panic)),
+    };
+    Err(match failure {
+        Failure::Postgres(Raised(error)) => Throwable::Raised(error),
+        Failure::Report(report) => Throwable::Report {
+            sqlstate: report.sqlstate.0,
+            message: c_string(Some(report.message)),
+            detail: c_string(report.detail),
+            hint: c_string(report.hint),
+        },
+    })
+}
+
+/// pgrx raises as a panic what fails in a call that it guards: out of memory, a broken toast value.
+/// The words of any other panic may quote data, and are kept back.
+fn from_panic(panic: Box<dyn Any + Send>) -> Report {
+    match panic.downcast::<CaughtError>().map(|caught| *caught) {
+        Ok(CaughtError::PostgresError(error) | CaughtError::ErrorReport(error)) => Report {
+            sqlstate: SqlState(error.sql_error_code() as c_int),
+            message: error.message().to_owned(),
+            detail: error.detail().map(str::to_owned),
+            hint: error.hint().map(str::to_owned),
+        },
+        _ => Report::new(SqlState::INTERNAL_ERROR, "internal error in magic_link"),
+    }
+}
+
+/// A copy in PostgreSQL's memory, null for None.
+fn c_string(text: Option<String>) -> *mut c_char {
+    let Some(text) = text else {
+        return std::ptr::null_mut();
+    };
+    // SAFETY: the source has `len` bytes that are not zero-terminated; pnstrdup asks for no more.
+    unsafe { pg_sys::pnstrdup(text.as_ptr().cast(), text.len()) }
+}
+
+/// The statement's text and the context may quote a token, so both stay out of the log.
+///
+/// # Safety
+/// No frame between here and PostgreSQL may hold anything that needs dropping: this never returns.
+unsafe fn throw(error: Throwable) -> ! {
+    // Declared here without pgrx's guard, which would catch what we throw.
+    unsafe extern "C-unwind" {
+        fn ReThrowError(edata: *mut pg_sys::ErrorData) -> !;
+        fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+        fn errcode(sqlerrcode: c_int) -> c_int;
+        fn errmsg_internal(format: *const c_char, ...) -> c_int;
+        fn errdetail_internal(format: *const c_char, ...) -> c_int;
+        fn errhint(format: *const c_char, ...) -> c_int;
+        fn errhidestmt(hide_stmt: bool) -> c_int;
+        fn errhidecontext(hide_ctx: bool) -> c_int;
+        fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
+    }
+    const VERBATIM: &CStr = c"%s";
+    // SAFETY: the calls that ereport(ERROR, …) expands to, in its order; the strings are null or
+    // zero-terminated and live until the error is handled; an ERROR never returns from errfinish.
+    unsafe {
+        match error {
+            Throwable::Raised(error) => {
+                (*error).hide_stmt = true;
+                (*error).hide_ctx = true;
+                ReThrowError(error)
+            }
+            Throwable::Report {
+                sqlstate,
+                message,
+                detail,
+                hint,
+            } => {
+                errstart(PgLogLevel::ERROR as c_int, std::ptr::null());
+                errcode(sqlstate);
+                errmsg_internal(VERBATIM.as_ptr(), message);
+                if !detail.is_null() {
+                    errdetail_internal(VERBATIM.as_ptr(), detail);
+                }
+                if !hint.is_null() {
+                    errhint(VERBATIM.as_ptr(), hint);
+                }
+                errhidestmt(true);
+                errhidecontext(true);
+                errfinish(c"raise.rs".as_ptr(), 0, c"magic_link".as_ptr());
+                std::process::abort()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sqlstate_is_packed_as_postgresql_packs_it() {
+        let of_pgrx = [
+            (
+                "22004",
+                pgrx::PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            ),
+            ("23503", pgrx::PgSqlErrorCode::ERRCODE_FOREIGN_KEY_VIOLATION),
+            ("XX000", pgrx::PgSqlErrorCode::ERRCODE_INTERNAL_ERROR),
+        ];
+        for (code, packed) in of_pgrx {
+            assert_eq!(SqlState::new(code), SqlState(packed as c_int));
+        }
+    }
+
+    #[test]
+    fn a_panic_keeps_its_words_to_itself() {
+        let report = from_panic(Box::new("a secret"));
+        assert_eq!(report.sqlstate, SqlState::INTERNAL_ERROR);
+        assert!(!report.message.contains("secret"));
+    }
+}

@@ -1,0 +1,141 @@
+//! Redeeming a token: the one place where the ledger and the directory meet on the way out.
+//!
+//! Locks are taken in one order: the token's row, the user's, then for each organization in order of
+//! id the organization, the membership and its roles in order of id. So redemptions cannot deadlock.
+
+use pgrx::datum::TimestampWithTimeZone as Timestamp;
+use uuid::Uuid;
+
+use crate::context::{Context, InteractionEvent};
+use crate::directory::{self, Membership, UserId};
+use crate::fmgr::Jsonb;
+use crate::ledger::{self, Claim, Consumed};
+use crate::outcome::{Outcome, Refusal};
+use crate::raise::{Failure, Report, SqlState};
+use crate::statements::Spi;
+use crate::system::new_uuid;
+
+/// What a redeemed token came to.
+pub struct Redemption {
+    pub token_id: Uuid,
+    pub user: UserId,
+    pub user_created: bool,
+    pub context: Jsonb,
+    pub memberships: Vec<Membership>,
+    pub redeemed_at: Timestamp,
+    /// Whether this is the answer to an earlier call, given again.
+    pub replayed: bool,
+}
+
+/// A token may become redeemable between the look at the user, the UPDATE and the look for the
+/// reason; somebody else has to commit each time, so this many in a row are a trigger's work.
+const ATTEMPTS: usize = 16;
+
+/// Consumes the token and does all that follows from it, or says why not and leaves it as it was.
+pub fn redeem(spi: &Spi, claim: &Claim) -> Result<Result<Redemption, Refusal>, Failure> {
+    for _ in 0..ATTEMPTS {
+        let found = directory::find_user(spi, claim.email)?;
+        let user_may_follow = found.is_some() || creates_users(claim);
+        if user_may_follow {
+            let candidate = found.map_or_else(new_user, Ok)?;
+            if let Some(consumed) = ledger::consume(spi, claim, &candidate.to_string())? {
+                return complete(spi, claim, consumed, found, candidate).map(Ok);
+            }
+        }
+        if let Outcome::Refused(refusal) = verdict(spi, claim, user_may_follow)? {
+            return Ok(Err(refusal));
+        }
+    }
+    Err(Report::new(
+        SqlState::TRIGGERED_DATA_CHANGE_VIOLATION,
+        "the one-time token could not be consumed",
+    )
+    .hint("A trigger on magic_link.one_time_tokens may suppress it.")
+    .into())
+}
+
+/// What redeeming would say. It writes nothing.
+pub fn check(spi: &Spi, claim: &Claim) -> Result<Outcome, Failure> {
+    let user_may_follow = creates_users(claim) || directory::find_user(spi, claim.email)?.is_some();
+    verdict(spi, claim, user_may_follow)
+}
+
+fn verdict(spi: &Spi, claim: &Claim, user_may_follow: bool) -> Result<Outcome, Failure> {
+    Ok(Outcome::judge(ledger::facts(spi, claim)?, user_may_follow))
+}
+
+/// A token of an event is redeemed in this event alone, so the caller's word decides.
+fn creates_users(claim: &Claim) -> bool {
+    claim
+        .interaction_event
+        .is_none_or(InteractionEvent::creates_users)
+}
+
+fn new_user() -> Result<UserId, Failure> {
+    new_uuid().map(UserId::from_v7)
+}
+
+/// Steps 4 and 5, behind the row that `claim` has won.
+fn complete(
+    spi: &Spi,
+    claim: &Claim,
+    consumed: Consumed,
+    found: Option<UserId>,
+    candidate: UserId,
+) -> Result<Redemption, Failure> {
+    let (user, user_created) = match found {
+        Some(user) => (user, false),
+        None => directory::find_or_create_user(spi, claim.email, candidate)?,
+    };
+    if user != candidate {
+        // Somebody else created the user in between.
+        ledger::set_consumer(spi, claim, &user.to_string())?;
+    }
+    let joins = !consumed.organization_ids.is_empty();
+    if joins && !user_created && !directory::lock_user(spi, user)? {
+        return Err(user_deleted());
+    }
+    Ok(Redemption {
+        token_id: claim.id,
+        user,
+        user_created,
+        context: consumed.context,
+        memberships: join_all(spi, user, &consumed)?,
+        redeemed_at: consumed.consumed_at,
+        replayed: false,
+    })
+}
+
+fn join_all(spi: &Spi, user: UserId, consumed: &Consumed) -> Result<Vec<Membership>, Failure> {
+    if consumed.organization_ids.is_empty() {
+        return Ok(vec![]);
+    }
+    let meaning = meaning_of(consumed)?;
+    let roles = meaning.organization_role_ids();
+    consumed
+        .organization_ids
+        .iter()
+        .map(|id| directory::join(spi, user, id, roles.get(id).map(Vec::as_slice)))
+        .collect()
+}
+
+fn user_deleted() -> Failure {
+    Report::new(
+        SqlState::SERIALIZATION_FAILURE,
+        "could not serialize access due to concurrent delete of the user",
+    )
+    .hint("Redeem the token again.")
+    .into()
+}
+
+/// The context was checked when the token was created; only a hand in the table changes that.
+fn meaning_of(consumed: &Consumed) -> Result<Context, Failure> {
+    Context::parse(&consumed.context.to_text()?).map_err(|why| {
+        Report::new(
+            SqlState::DATA_CORRUPTED,
+            "the context of the one-time token was changed after its creation",
+        )
+        .detail(why)
+        .into()
+    })
+}

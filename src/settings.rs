@@ -1,0 +1,128 @@
+//! The settings, and how a call overrides some of them for its own length.
+
+use std::ffi::{CStr, CString, c_int};
+
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgLogLevel, pg_sys};
+
+use crate::raise::{Failure, Report};
+
+/// As PostgreSQL shows it, 7 days.
+const DEFAULT_MAX_EXPIRES_IN: i32 = 604_800;
+const SESSION_EMAIL: &CStr = c"magic_link.session_email";
+const PROMPT: &CStr = c"magic_link.prompt";
+
+static MAX_EXPIRES_IN: GucSetting<i32> = GucSetting::<i32>::new(DEFAULT_MAX_EXPIRES_IN);
+// Read by the view `session_switch`, with current_setting().
+static SESSION_EMAIL_VALUE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c""));
+static PROMPT_VALUE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+
+/// Defines the settings; called when the library is loaded.
+pub fn define() {
+    GucRegistry::define_int_guc(
+        c"magic_link.max_expires_in",
+        c"Sets the longest life that a caller may ask for a one-time token.",
+        c"Only a superuser, or a role granted SET on it, may change it.",
+        &MAX_EXPIRES_IN,
+        1,
+        i32::MAX,
+        GucContext::Suset,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_string_guc(
+        SESSION_EMAIL,
+        c"Sets the e-mail address that the browser is signed in as.",
+        c"The view magic_link.session_switch decides by it; empty means nobody.",
+        &SESSION_EMAIL_VALUE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        PROMPT,
+        c"Sets the prompt parameter of the authentication request.",
+        c"A list of words as in OpenID Connect; with the word login the session is replaced without asking.",
+        &PROMPT_VALUE,
+        GucContext::Userset,
+        GucFlags::default(),
+    );
+    // SAFETY: a static name, in _PG_init.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"magic_link".as_ptr()) };
+}
+
+/// In seconds.
+pub fn max_expires_in() -> i32 {
+    MAX_EXPIRES_IN.get()
+}
+
+/// Runs `body` with a session account and a prompt of its own; None leaves what is set.
+pub fn with_session<T>(
+    session_email: Option<&str>,
+    prompt: Option<&str>,
+    body: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
+    // SAFETY: the level is closed below, or, after a failure, by the end of the transaction.
+    let level = unsafe { pg_sys::NewGUCNestLevel() };
+    for (name, value) in [(SESSION_EMAIL, session_email), (PROMPT, prompt)] {
+        if let Some(value) = value {
+            set_for_level(name, value)?;
+        }
+    }
+    let answer = body()?;
+    // SAFETY: the level that was opened above; its settings go back to what they were.
+    unsafe { pg_sys::AtEOXact_GUC(true, level) };
+    Ok(answer)
+}
+
+fn set_for_level(name: &CStr, value: &str) -> Result<(), Failure> {
+    let value = CString::new(value).map_err(|error| Report::invalid("setting", error))?;
+    // SAFETY: a setting of ours, which any role may set; the strings are zero-terminated and copied.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            PgLogLevel::ERROR as c_int,
+            false,
+        );
+    }
+    Ok(())
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::prelude::*;
+
+    use super::*;
+
+    fn session() -> (String, String) {
+        let text =
+            |setting: &GucSetting<Option<CString>>| setting.get().unwrap().into_string().unwrap();
+        (text(&SESSION_EMAIL_VALUE), text(&PROMPT_VALUE))
+    }
+
+    fn pair(session_email: &str, prompt: &str) -> (String, String) {
+        (session_email.to_owned(), prompt.to_owned())
+    }
+
+    #[pg_test]
+    fn a_call_overrides_the_session_for_its_length_alone() {
+        Spi::run("SELECT set_config('magic_link.session_email', 'ada@example.com', true)").unwrap();
+        let inside = with_session(Some("eve@example.com"), Some("login"), || Ok(session()));
+        assert_eq!(inside.unwrap(), pair("eve@example.com", "login"));
+        assert_eq!(session(), pair("ada@example.com", ""));
+        let inside = with_session(None, None, || Ok(session()));
+        assert_eq!(inside.unwrap(), pair("ada@example.com", ""));
+        let inside = with_session(Some(""), None, || Ok(session()));
+        assert_eq!(inside.unwrap(), pair("", ""));
+        assert_eq!(session(), pair("ada@example.com", ""));
+    }
+
+    #[pg_test]
+    fn the_longest_life_is_a_week() {
+        assert_eq!(max_expires_in(), 7 * 24 * 60 * 60);
+    }
+}

@@ -1,0 +1,66 @@
+//! What comes from the operating system: the time, and randomness.
+
+use pgrx::datum::TimestampWithTimeZone as Timestamp;
+use pgrx::pg_sys;
+use rand::TryRng;
+use rand::rngs::SysRng;
+use uuid::{Builder, Uuid};
+
+use crate::raise::{Failure, Report, SqlState};
+
+/// PostgreSQL counts from 2000-01-01, everybody else from 1970-01-01: 10,957 days apart.
+const EPOCHS_APART_MICROS: i64 = 10_957 * 86_400 * 1_000_000;
+
+/// A moment on the wall's clock.
+#[derive(Clone, Copy)]
+pub struct Moment {
+    /// Microseconds since 2000-01-01 00:00 UTC.
+    micros: i64,
+}
+
+impl Moment {
+    pub fn now() -> Self {
+        Self {
+            // SAFETY: reads the clock.
+            micros: unsafe { pg_sys::GetCurrentTimestamp() },
+        }
+    }
+
+    pub fn plus_seconds(self, seconds: i32) -> Self {
+        Self {
+            micros: self.micros.saturating_add(i64::from(seconds) * 1_000_000),
+        }
+    }
+
+    /// Milliseconds since the Unix epoch; 0 for anything before it.
+    pub fn unix_millis(self) -> u64 {
+        let micros = self.micros.saturating_add(EPOCHS_APART_MICROS);
+        u64::try_from(micros / 1_000).unwrap_or(0)
+    }
+
+    pub fn timestamp(self) -> Result<Timestamp, Failure> {
+        Timestamp::try_from(self.micros).map_err(|_| out_of_range())
+    }
+}
+
+/// 22008: the clock shows a time that PostgreSQL or a token cannot hold.
+pub fn out_of_range() -> Failure {
+    Report::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range").into()
+}
+
+/// Fills `bytes` with randomness from the operating system, which no fork can copy.
+pub fn fill_random(bytes: &mut [u8]) -> Result<(), Failure> {
+    SysRng.try_fill_bytes(bytes).map_err(|error| {
+        Report::new(SqlState::IO_ERROR, "could not generate random values")
+            .detail(error)
+            .into()
+    })
+}
+
+/// A new UUIDv7.
+pub fn new_uuid() -> Result<Uuid, Failure> {
+    let mut random = [0; 10];
+    fill_random(&mut random)?;
+    let millis = Moment::now().unix_millis();
+    Ok(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+}
