@@ -53,7 +53,7 @@ servers_of() {
     exe=$(readlink "$proc/exe" 2>/dev/null) || continue
     [[ ${exe% (deleted)} == */postgres ]] || continue
     # A postmaster's command line names its data folder, and it keeps the environment it was started with; its children do neither.
-    if { tr '\0' '\n' <"$proc/cmdline" | grep -qF "$run/" || tr '\0' '\n' <"$proc/environ" | grep -qxF "MAGIC_LINK_RUN_DIR=$run"; } 2>/dev/null; then
+    if { tr '\0' '\n' <"$proc/cmdline" | grep -F "$run/" || tr '\0' '\n' <"$proc/environ" | grep -xF "MAGIC_LINK_RUN_DIR=$run"; } >/dev/null 2>&1; then
       printf '%s %s\n' "${proc#/proc/}" "$(readlink "$proc/cwd")"
     fi
   done
@@ -64,11 +64,12 @@ stop_servers() {
   local pid data tries
   while read -r pid data; do
     kill -QUIT "$pid" 2>/dev/null || continue
-    for ((tries = 0; tries < 100; tries++)); do
-      kill -0 "$pid" 2>/dev/null || break
-      sleep 0.1
+    # A dead process may stay in the list until init looks at it, but has no program any more.
+    for ((tries = 0; tries < 200; tries++)); do
+      [ -n "$(readlink "/proc/$pid/exe" 2>/dev/null)" ] || break
+      sleep 0.05
     done
-    if kill -0 "$pid" 2>/dev/null; then kill -KILL "$pid"; fi
+    if [ "$tries" = 200 ]; then kill -KILL "$pid" 2>/dev/null || true; fi
     if [ -f "$data/PG_VERSION" ]; then rm -rf "$data"; fi
   done < <(servers_of "$1")
 }

@@ -173,7 +173,12 @@ set_up() {
   say "      $("$PG_CONFIG" --version) from ${origin%/*}, $(rustc --version | cut -d ' ' -f 1,2), cargo-pgrx $(pinned_pgrx)"
 }
 
-# The extension as everybody gets it, into the private server.
+# The extension as everybody gets it, into the private server. cargo shows what it compiles; the rest is worth reading only
+# where it fails.
 install_extension() {
-  (cd "$root" && cargo pgrx install --pg-config "$PG_CONFIG" --no-default-features --features "$pg_feature")
+  local out
+  cd "$root" || return
+  cargo build --locked --lib --no-default-features --features "$pg_feature" &&
+    { out=$(cargo pgrx install --pg-config "$PG_CONFIG" --no-default-features --features "$pg_feature" 2>&1) ||
+      { printf '%s\n' "$out" >&2 && false; }; }
 }
