@@ -1,10 +1,11 @@
 -- One invitation from the first statement to the last, as `make demo` shows it. Every statement between two headings is sent to a
 -- real server and answered by it; where ECHO is none, the story looks whether the answer was as told, and stops if not.
 \set ON_ERROR_STOP 1
-\set QUIET 1
 \set VERBOSITY default
+\set QUIET on
 \pset null '(null)'
 \pset footer off
+\set QUIET off
 
 \echo
 \echo '=== 1. A DBA installs the extension, lets a backend in, and makes an organization with default roles'
@@ -23,14 +24,12 @@ SELECT count(*) AS users FROM magic_link.users;
 \echo '=== 2. The backend, an ordinary role, invites an address that nobody knows'
 \echo
 \connect - app_backend
-\x on
 \set ECHO queries
 SELECT * FROM magic_link.create_one_time_token('Ada@Example.COM', 600, '{"jitOrganizationIds": ["analytical-engines"], "next": "/welcome"}') \gset invited_
 \set ECHO none
 SELECT :'invited_id' AS id, :'invited_token' AS token, :'invited_email' AS email, :'invited_context' AS context, :'invited_status' AS status,
-  :'invited_created_at' AS created_at, :'invited_expires_at' AS expires_at;
+  :'invited_created_at' AS created_at, :'invited_expires_at' AS expires_at \gx
 SELECT story.expect('an active token for the address in normal form', :'invited_status' = 'active' AND :'invited_email' = 'ada@example.com') \g /dev/null
-\x off
 
 \echo
 \echo '=== 3. The link that goes into the mail'
@@ -52,15 +51,13 @@ SELECT story.expect('the token is still redeemable', magic_link.check_one_time_t
 \echo
 \echo '=== 5. Ada clicks and confirms: one call checks and consumes the token, makes the user, and joins her to the organization'
 \echo
-\x on
 \set ECHO queries
 SELECT * FROM magic_link.redeem_one_time_token(:'invited_token', :'invited_email') \gset redeemed_
 \set ECHO none
 SELECT :'redeemed_token_id' AS token_id, :'redeemed_user_id' AS user_id, :'redeemed_user_created' AS user_created, :'redeemed_email' AS email,
-  :'redeemed_context' AS context, :'redeemed_memberships' AS memberships, :'redeemed_redeemed_at' AS redeemed_at, :'redeemed_replayed' AS replayed;
+  :'redeemed_context' AS context, :'redeemed_memberships' AS memberships, :'redeemed_redeemed_at' AS redeemed_at, :'redeemed_replayed' AS replayed \gx
 SELECT story.expect('a new user', :'redeemed_user_created'::boolean) \g /dev/null
 SELECT story.expect('one membership, added', :'redeemed_memberships'::jsonb -> 0 ->> 'status' = 'added') \g /dev/null
-\x off
 
 \echo
 \echo '=== 6. What the tables hold now (the DBA looks; the backend may not)'
@@ -111,6 +108,7 @@ SELECT outcome, user_id, memberships FROM magic_link.try_redeem_one_time_token(:
 \set ECHO queries
 SELECT token, email FROM magic_link.create_one_time_token('ada@example.com') \gset again_
 \set ECHO none
+SELECT :'again_token' AS token, :'again_email' AS email \gx
 \echo
 \echo 'Ada herself is signed in: redeem, and the session stays.'
 \echo
@@ -138,7 +136,7 @@ SELECT story.expect('switch', (SELECT decision = 'switch' FROM magic_link.sessio
 \set ECHO queries
 SELECT user_id, user_created, memberships FROM magic_link.redeem_one_time_token(:'again_token', :'again_email') \gset switched_
 \set ECHO none
-SELECT :'switched_user_id' AS user_id, :'switched_user_created' AS user_created, :'switched_memberships' AS memberships;
+SELECT :'switched_user_id' AS user_id, :'switched_user_created' AS user_created, :'switched_memberships' AS memberships \gx
 SELECT story.expect('the same user', :'switched_user_id' = :'redeemed_user_id' AND NOT :'switched_user_created'::boolean) \g /dev/null
 \echo
 \echo '=== The end'
