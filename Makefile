@@ -1,0 +1,45 @@
+# magic_link: build, try, test and install. `make` says what there is. The work is done by the scripts in tools/.
+#
+# PG_CONFIG=/path/to/pg_config chooses the server; without it the newest one installed with its headers (15 to 18) is
+# taken, and where there is none, Debian's is installed.
+
+export PG_CONFIG
+
+.PHONY: help demo psql test regress lint fmt install clean
+
+help:
+	@echo "make demo      see a token issued, mailed, redeemed and refused, on a throwaway server"
+	@echo "make psql      psql on such a server, gone when you quit"
+	@echo "make test      every check and test; make test STAGES=\"format clippy pg_test regress connections\" for some"
+	@echo "make regress   the pg_regress tests alone; TESTS=\"name name\" for some, ACCEPT=1 to accept the answers"
+	@echo "make lint      format and clippy alone"
+	@echo "make fmt       format the code"
+	@echo "make install PG_CONFIG=/path/to/pg_config   a release build into that server"
+	@echo "make clean     remove what was built and the tools that were fetched"
+	@echo ""
+	@echo "All take PG_CONFIG; without it: the newest PostgreSQL 15 to 18 that is installed with its headers, or else Debian's."
+	@echo "demo, psql and test never touch that server: they use a private copy of it, and leave nothing running."
+
+demo:
+	@tools/demo
+
+psql:
+	@tools/psql
+
+test:
+	@tools/test $(STAGES)
+
+regress:
+	@tools/regress $(if $(ACCEPT),--accept) $(TESTS)
+
+lint:
+	@tools/test format clippy
+
+fmt:
+	@cargo fmt --all
+
+install:
+	@tools/install
+
+clean:
+	@tools/clean

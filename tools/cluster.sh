@@ -1,0 +1,99 @@
+# shellcheck shell=bash
+# Throwaway clusters: everything that runs lives below one folder, which is gone at exit with all that ran in it.
+# Source it after lib.sh and setup.sh; needs set_up.
+# shellcheck disable=SC2154 # what those two set
+
+open_run() {
+  local base=/dev/shm old
+  # Shared memory saves seconds of disk per cluster, but a container may have 64 MB of it, and a cluster takes about that.
+  if [ ! -w "$base" ] || [ "$(df -k --output=avail "$base" | tail -n 1)" -lt 1000000 ]; then base=${TMPDIR:-/tmp}; fi
+  # A socket's path may have 107 bytes.
+  [ ${#base} -lt 60 ] || base=/tmp
+  # What a start that was killed the hard way left behind.
+  for old in "$base"/magic_link.??????; do
+    [ -O "$old" ] && [ ! -L "$old" ] && [ -f "$old/.owner" ] && ! kill -0 "$(cat "$old/.owner")" 2>/dev/null || continue
+    stop_servers "$old"
+    rm -rf "$old"
+  done
+  MAGIC_LINK_RUN_DIR=$(mktemp -d "$base/magic_link.XXXXXX")
+  export MAGIC_LINK_RUN_DIR
+  trap close_run EXIT
+  # Left to itself bash would skip the trap above.
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  trap 'exit 129' HUP
+  echo $$ >"$MAGIC_LINK_RUN_DIR/.owner"
+  if [ "$MAGIC_LINK_SERVER_MODE" = runuser ]; then
+    chmod 711 "$MAGIC_LINK_RUN_DIR"
+    # For the harness, which is then really root: see pgrx-tests/. No folder of ours, since the other user may not enter it.
+    MAGIC_LINK_RUN_SERVER_AS="env -C / runuser -u $(server_user) --"
+    export MAGIC_LINK_RUN_SERVER_AS
+  fi
+}
+
+close_run() {
+  local status=$?
+  trap '' INT TERM HUP
+  stop_servers "$MAGIC_LINK_RUN_DIR"
+  rm -rf "$MAGIC_LINK_RUN_DIR"
+  exit "$status"
+}
+
+# run_folder NAME: a folder below the run's, which the server's user may write to.
+run_folder() {
+  mkdir -p "$MAGIC_LINK_RUN_DIR/$1"
+  if [ "$MAGIC_LINK_SERVER_MODE" = runuser ]; then chown "$(server_user)" "$MAGIC_LINK_RUN_DIR/$1"; fi
+  printf '%s\n' "$MAGIC_LINK_RUN_DIR/$1"
+}
+
+# The servers of a run: "pid data-folder" lines. Started by whomever, below the run's folder or with its name in the environment.
+servers_of() {
+  local run=$1 proc exe
+  for proc in /proc/[0-9]*; do
+    exe=$(readlink "$proc/exe" 2>/dev/null) || continue
+    [[ ${exe% (deleted)} == */postgres ]] || continue
+    # A postmaster's command line names its data folder, and it keeps the environment it was started with; its children do neither.
+    if { tr '\0' '\n' <"$proc/cmdline" | grep -F "$run/" || tr '\0' '\n' <"$proc/environ" | grep -xF "MAGIC_LINK_RUN_DIR=$run"; } >/dev/null 2>&1; then
+      printf '%s %s\n' "${proc#/proc/}" "$(readlink "$proc/cwd")"
+    fi
+  done
+}
+
+# Immediate shutdown: nothing in these clusters is worth a checkpoint.
+stop_servers() {
+  local pid data tries
+  while read -r pid data; do
+    kill -QUIT "$pid" 2>/dev/null || continue
+    # A dead process may stay in the list until init looks at it, but has no program any more.
+    for ((tries = 0; tries < 200; tries++)); do
+      [ -n "$(readlink "/proc/$pid/exe" 2>/dev/null)" ] || break
+      sleep 0.05
+    done
+    if [ "$tries" = 200 ]; then kill -KILL "$pid" 2>/dev/null || true; fi
+    if [ -f "$data/PG_VERSION" ]; then rm -rf "$data"; fi
+  done < <(servers_of "$1")
+}
+
+# start_cluster NAME: a server that listens on a socket only; afterwards psql and the rest connect to it as its superuser.
+start_cluster() {
+  local dir
+  dir=$(run_folder "$1")
+  "$root/tools/as-server-user" "$bindir/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale --no-sync \
+    >"$MAGIC_LINK_RUN_DIR/$1.initdb" 2>&1 || { cat "$MAGIC_LINK_RUN_DIR/$1.initdb" >&2; die "initdb failed"; }
+  # Nothing here has to survive a crash of the machine.
+  cat >>"$dir/data/postgresql.conf" <<X
+listen_addresses = ''
+unix_socket_directories = '$dir'
+unix_socket_permissions = 0700
+fsync = off
+synchronous_commit = off
+full_page_writes = off
+log_line_prefix = '%m [%p] %q%u@%d '
+X
+  "$root/tools/as-server-user" "$bindir/pg_ctl" start -w -D "$dir/data" -l "$dir/log" </dev/null >"$MAGIC_LINK_RUN_DIR/$1.start" 2>&1 ||
+    { cat "$MAGIC_LINK_RUN_DIR/$1.start" "$dir/log" >&2 || true; die "the server did not start"; }
+  export PGHOST=$dir PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
+}
+
+# stop_cluster NAME: before the end of the run.
+stop_cluster() { stop_servers "$MAGIC_LINK_RUN_DIR/$1"; }

@@ -1,0 +1,184 @@
+# shellcheck shell=bash
+# Finds what is there, installs what is missing and only that, and sets the environment in which everything is built,
+# tested and shown. Source it after lib.sh and call set_up.
+# shellcheck disable=SC2154 # what lib.sh sets
+
+install_packages() {
+  say "      installing from Debian: $*"
+  if [ "$(id -u)" = 0 ]; then
+    "$root/tools/install-packages" "$@"
+  elif command -v sudo >/dev/null; then
+    sudo "$root/tools/install-packages" "$@"
+  else
+    die "these Debian packages are missing, and only root can install them. As root, run:
+
+  $root/tools/install-packages $*
+"
+  fi || die "could not install $*"
+}
+
+need_apt() { command -v apt-get >/dev/null || die "$1 is missing, and this is not Debian: please install it yourself"; }
+
+# The real pg_config beside the server's programs: Debian's /usr/bin/pg_config is a wrapper for whatever version is newest.
+real_pg_config() {
+  local bindir
+  bindir=$("$1" --bindir 2>/dev/null) && [ -n "$bindir" ] || return 1
+  if [ -x "$bindir/pg_config" ]; then printf '%s\n' "$bindir/pg_config"; else readlink -f "$1"; fi
+}
+major_of() { "$1" --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p'; }
+supported() { [ -n "$1" ] && [ "$1" -ge "$oldest" ] && [ "$1" -le "$newest" ]; }
+has_server() { [ -x "$("$1" --bindir)/postgres" ] && [ -x "$("$1" --bindir)/initdb" ]; }
+has_headers() { [ -f "$("$1" --includedir-server)/postgres.h" ]; }
+
+newest_server() {
+  local candidate real major
+  for candidate in /usr/lib/postgresql/*/bin/pg_config /usr/pgsql-*/bin/pg_config /usr/local/pgsql/bin/pg_config "$(command -v pg_config || true)"; do
+    [ -x "$candidate" ] && real=$(real_pg_config "$candidate") || continue
+    major=$(major_of "$real")
+    if supported "$major" && has_server "$real" && has_headers "$real"; then printf '%s %s\n' "$major" "$real"; fi
+  done | sort -s -n -r -k 1,1 | sed -n '1s/^[0-9]* //p'
+}
+
+# Debian's own: a server that is there already and lacks its headers, else the newest that apt knows.
+debian_server_packages() {
+  local major
+  for ((major = newest; major >= oldest; major--)); do
+    if [ -x "/usr/lib/postgresql/$major/bin/postgres" ] && apt-cache show "postgresql-server-dev-$major" >/dev/null 2>&1; then
+      printf '%s\n' "postgresql-server-dev-$major"
+      return
+    fi
+  done
+  for ((major = newest; major >= oldest; major--)); do
+    if apt-cache show "postgresql-$major" "postgresql-server-dev-$major" >/dev/null 2>&1; then
+      printf '%s\n' "postgresql-$major" "postgresql-server-dev-$major"
+      return
+    fi
+  done
+  # No lists yet: what Debian 12 has.
+  printf '%s\n' postgresql-15 postgresql-server-dev-15
+}
+
+# bindgen loads libclang at run time and needs the headers that come with the compiler.
+has_libclang() {
+  [ -z "${LIBCLANG_PATH:-}" ] || return 0
+  compgen -G '/usr/lib/llvm-*/lib/libclang*.so*' >/dev/null || compgen -G '/usr/lib/*-linux-gnu/libclang-*.so*' >/dev/null ||
+    compgen -G '/usr/lib*/libclang.so*' >/dev/null || return 1
+  compgen -G '/usr/lib/llvm-*/lib/clang/*/include/stddef.h' >/dev/null || compgen -G '/usr/lib*/clang/*/include/stddef.h' >/dev/null
+}
+
+check_rust() {
+  local have
+  # rustup writes this folder into the login shell's profile, which a service never reads.
+  command -v cargo >/dev/null || PATH=$PATH:$HOME/.cargo/bin
+  if ! command -v cargo >/dev/null || ! command -v rustc >/dev/null; then
+    die "Rust is missing: version $(wanted_rust) or later, with cargo, rustfmt and clippy, for instance from https://rustup.rs"
+  fi
+  have=$(cd "$root" && rustc --version | awk '{print $2}')
+  at_least "$have" "$(wanted_rust)" || die "Rust $have is too old: $(wanted_rust) or later is needed (rustup update stable)"
+  if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 2>&1; then
+    command -v rustup >/dev/null || die "rustfmt and clippy are missing: install the ones that belong to Rust $have"
+    rustup component add rustfmt clippy
+  fi
+}
+
+install_cargo_pgrx() {
+  local version=$1
+  [ "$("$root/.tools/bin/cargo-pgrx" --version 2>/dev/null | awk '{print $NF}')" != "$version" ] || return 0
+  say "      building cargo-pgrx $version into .tools (about two minutes, once)"
+  # A debug build takes less than half as long to make and is as quick in use.
+  CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "$version" --locked --debug --force \
+    --root "$root/.tools" || die "could not install cargo-pgrx $version"
+}
+
+# Where the private server goes. A user that root turns into must be able to enter the place.
+server_home() {
+  local home=$root/.tools/$1
+  mkdir -p "$home"
+  if [ "$MAGIC_LINK_SERVER_MODE" = runuser ] && ! runuser -u "$(server_user)" -- test -x "$home"; then
+    home=$(outside_home)
+    [ -e "$home" ] || mkdir "$home"
+    # Anybody may make folders there: one that somebody else made first is not ours to use.
+    [ ! -L "$home" ] && [ -O "$home" ] || die "$home belongs to somebody else"
+    home=$home/$1
+    mkdir -p "$home"
+  fi
+  printf '%s\n' "$home"
+}
+
+# Sets: origin (the server as given), server_key, and exports what cargo, pgrx, the harness and PostgreSQL's programs read.
+set_up() {
+  local wanted=${PG_CONFIG:-} home major packages
+  clean_environment
+  MAGIC_LINK_SERVER_MODE=$(server_mode)
+  export MAGIC_LINK_SERVER_MODE
+  check_rust
+
+  mkdir -p "$root/.tools"
+  # Two starts at once would install over each other.
+  exec 9>"$root/.tools/.lock"
+  flock 9
+
+  if ! command -v cc >/dev/null; then
+    need_apt "a C compiler"
+    install_packages gcc libc6-dev
+  fi
+  if [ -n "$wanted" ]; then
+    [ -x "$wanted" ] && [ ! -d "$wanted" ] || die "PG_CONFIG=$wanted is not a program"
+    origin=$(real_pg_config "$wanted") || die "PG_CONFIG=$wanted does not answer like PostgreSQL's pg_config"
+    major=$(major_of "$origin")
+    supported "$major" || die "PG_CONFIG=$wanted is $("$origin" --version); magic_link supports PostgreSQL $oldest to $newest"
+    has_server "$origin" || die "PG_CONFIG=$wanted belongs to no server: there is no postgres in $("$origin" --bindir) (on Debian: apt-get install postgresql-$major)"
+    has_headers "$origin" || die "PG_CONFIG=$wanted: the server's headers are missing (on Debian: apt-get install postgresql-server-dev-$major)"
+  else
+    origin=$(newest_server)
+    if [ -z "$origin" ]; then
+      need_apt "a PostgreSQL server with its headers ($oldest to $newest)"
+      mapfile -t packages < <(debian_server_packages)
+      install_packages "${packages[@]}"
+      origin=$(newest_server)
+      [ -n "$origin" ] || die "installed ${packages[*]}, and still found no server with headers"
+    fi
+    major=$(major_of "$origin")
+  fi
+  # After the server: its headers bring clang on Debian.
+  if ! has_libclang; then
+    need_apt "libclang"
+    install_packages libclang-dev
+  fi
+  install_cargo_pgrx "$(pinned_pgrx)"
+
+  # A name for this very server: another one of the same version has other headers, so it gets another folder for builds.
+  server_key=pg$major
+  [ "$origin" = "/usr/lib/postgresql/$major/bin/pg_config" ] || server_key+=-$(printf '%s' "$origin" | cksum | cut -d ' ' -f 1)
+  pg_feature=pg$major
+
+  home=$(server_home "$server_key")
+  "$root/tools/private-server" "$origin" "$home/server" || exit 1
+  bindir=$(readlink -f "$home/server/.bin")
+  PG_CONFIG=$bindir/pg_config
+  PGRX_HOME=$root/.tools/$server_key/pgrx
+  CARGO_TARGET_DIR=$root/target/$server_key
+  mkdir -p "$PGRX_HOME" "$CARGO_TARGET_DIR"
+  # `cargo pgrx init` rewrites its file each time, and that alone rebuilds the bindings.
+  if ! grep -qsxF "$pg_feature = \"$PG_CONFIG\"" "$PGRX_HOME/config.toml" || [ "$home/server/.signature" -nt "$PGRX_HOME/config.toml" ]; then
+    PGRX_HOME=$PGRX_HOME "$root/.tools/bin/cargo-pgrx" pgrx init "--$pg_feature" "$PG_CONFIG" --no-run >/dev/null ||
+      die "cargo pgrx init failed"
+  fi
+  PATH=$root/.tools/bin:$PATH
+  # pgrx's test framework starts cargo-pgrx by itself
+  CARGO_PGRX=$root/.tools/bin/cargo-pgrx
+  export PG_CONFIG PGRX_HOME CARGO_TARGET_DIR PATH CARGO_PGRX
+  flock -u 9
+  exec 9>&-
+  say "      $("$PG_CONFIG" --version) from ${origin%/*}, $(rustc --version | cut -d ' ' -f 1,2), cargo-pgrx $(pinned_pgrx)"
+}
+
+# The extension as everybody gets it, into the private server. cargo shows what it compiles; the rest is worth reading only
+# where it fails.
+install_extension() {
+  local out
+  cd "$root" || return
+  cargo build --locked --lib --no-default-features --features "$pg_feature" &&
+    { out=$(cargo pgrx install --pg-config "$PG_CONFIG" --no-default-features --features "$pg_feature" 2>&1) ||
+      { printf '%s\n' "$out" >&2 && false; }; }
+}
