@@ -1,5 +1,4 @@
 -- What a DBA sees of the extension.
-\dx+ magic_link
 \dn+ magic_link
 \d magic_link.one_time_tokens
 \d magic_link.users
