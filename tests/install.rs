@@ -48,7 +48,7 @@ fn the_tables_and_views_are_those_of_the_contract() {
     let db = Database::new();
     let relations = list(
         &db,
-        "SELECT relkind || ' ' || relname FROM pg_class
+        "SELECT relkind::text || ' ' || relname FROM pg_class
           WHERE relnamespace = 'magic_link'::regnamespace AND relkind <> 'i' ORDER BY 1",
     );
     let expected = [

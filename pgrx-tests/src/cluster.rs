@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 
 use postgres::{Client, Config, NoTls};
 
@@ -35,26 +35,33 @@ const SETTINGS: &[(&str, &str)] = &[
 
 /// A running cluster with the extension installed in a template database.
 pub struct Cluster {
-    keeper: Child,
-    /// The keeper runs for as long as this is open; the kernel closes it when this process ends.
-    lifeline: Option<ChildStdin>,
+    /// None where the cluster is to run until the process ends.
+    keeper: Option<Keeper>,
     folder: PathBuf,
     databases: AtomicU32,
 }
 
+/// The process that stops the cluster and takes its folder away when we let go of it, see keeper.sh.
+struct Keeper {
+    process: Child,
+    /// Closed by us, or by the kernel when this process is gone, however it went.
+    lifeline: Option<ChildStdin>,
+}
+
+/// What is to be stopped when the process ends: statics are never dropped.
+static KEEPERS: Mutex<Vec<Keeper>> = Mutex::new(Vec::new());
+
 impl Cluster {
     /// The cluster that all tests of a test binary share.
-    ///
-    /// A static is never dropped: the keeper stops it when the process is gone.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(|| Self::start(&[]))
+        SHARED.get_or_init(|| Self::start(&[]).until_exit())
     }
 
-    /// Starts a cluster with settings of its own.
+    /// Starts a cluster with settings of its own, which is stopped when it is dropped.
     pub fn start(settings: &[(&str, &str)]) -> Self {
         let programs = server_programs();
-        let mut keeper = as_server_user()
+        let mut process = as_server_user()
             .args(["sh", "-c", include_str!("keeper.sh"), "keeper"])
             .arg(programs)
             .arg(configuration(settings))
@@ -68,27 +75,34 @@ impl Cluster {
             .process_group(0)
             .spawn()
             .expect("the cluster's keeper does not start");
-        let lifeline = keeper.stdin.take();
+        let lifeline = process.stdin.take();
         let mut folder = String::new();
-        let said = keeper.stdout.take().map(BufReader::new);
+        let said = process.stdout.take().map(BufReader::new);
         let _ = said.expect("piped").read_line(&mut folder);
         if folder.is_empty() {
             let mut why = String::new();
-            let _ = keeper
-                .stderr
-                .take()
-                .expect("piped")
-                .read_to_string(&mut why);
+            let said = process.stderr.take();
+            let _ = said.expect("piped").read_to_string(&mut why);
             panic!("the cluster does not start:\n{why}");
         }
         let cluster = Self {
-            keeper,
-            lifeline,
+            keeper: Some(Keeper { process, lifeline }),
             folder: PathBuf::from(folder.trim_end()),
             databases: AtomicU32::new(0),
         };
         cluster.make_template();
         cluster
+    }
+
+    /// For a cluster in a static: it is stopped before the process has ended, not just after.
+    pub fn until_exit(mut self) -> Self {
+        static STOP_AT_EXIT: Once = Once::new();
+        // SAFETY: the function is one of ours, unwinds nowhere, and is there as long as the process is.
+        STOP_AT_EXIT.call_once(|| unsafe {
+            libc::atexit(stop_all);
+        });
+        keepers().extend(self.keeper.take());
+        self
     }
 
     fn make_template(&self) {
@@ -134,11 +148,19 @@ impl Cluster {
     }
 }
 
-impl Drop for Cluster {
+impl Drop for Keeper {
     fn drop(&mut self) {
         self.lifeline.take();
-        let _ = self.keeper.wait();
+        let _ = self.process.wait();
     }
+}
+
+fn keepers() -> MutexGuard<'static, Vec<Keeper>> {
+    KEEPERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+extern "C" fn stop_all() {
+    keepers().clear();
 }
 
 /// The folder of initdb and pg_ctl of the server that has the extension.
