@@ -190,23 +190,12 @@ fn a_superuser_moves_the_longest_lifetime_for_a_role_or_a_database() {
     let db = Database::new();
     let (role, name) = (db.backend_role(), db.name());
     let longest = i64::from(i32::MAX);
+    #[rustfmt::skip]
     let steps = [
-        (
-            format!("ALTER DATABASE {name} SET magic_link.max_expires_in = 60"),
-            60,
-        ),
-        (
-            format!("ALTER DATABASE {name} SET magic_link.max_expires_in = '30d'"),
-            30 * 86_400,
-        ),
-        (
-            format!("ALTER ROLE {role} SET magic_link.max_expires_in = 700"),
-            700,
-        ),
-        (
-            format!("ALTER ROLE {role} SET magic_link.max_expires_in = {longest}"),
-            longest,
-        ),
+        (format!("ALTER DATABASE {name} SET magic_link.max_expires_in = 60"), 60),
+        (format!("ALTER DATABASE {name} SET magic_link.max_expires_in = '30d'"), 30 * 86_400),
+        (format!("ALTER ROLE {role} SET magic_link.max_expires_in = 700"), 700),
+        (format!("ALTER ROLE {role} SET magic_link.max_expires_in = {longest}"), longest),
     ];
     for (alter, max) in steps {
         db.sql(&alter);
@@ -281,6 +270,7 @@ fn a_malformed_context_is_refused_with_its_key() {
     let db = Database::new();
     db.organization("acme", &[]);
     let mut backend = db.backend();
+    #[rustfmt::skip]
     let rows = [
         ("[]", "context"),
         ("null", "context"),
@@ -288,45 +278,21 @@ fn a_malformed_context_is_refused_with_its_key() {
         ("1", "context"),
         (r#"{"jitOrganizationIds": null}"#, "jitOrganizationIds"),
         (r#"{"jitOrganizationIds": "acme"}"#, "jitOrganizationIds"),
-        (
-            r#"{"jitOrganizationIds": {"acme": 1}}"#,
-            "jitOrganizationIds",
-        ),
+        (r#"{"jitOrganizationIds": {"acme": 1}}"#, "jitOrganizationIds"),
         (r#"{"jitOrganizationIds": [1]}"#, "jitOrganizationIds"),
         (r#"{"jitOrganizationIds": [1e400]}"#, "jitOrganizationIds"),
-        (
-            r#"{"jitOrganizationIds": ["acme", null]}"#,
-            "jitOrganizationIds",
-        ),
-        (
-            r#"{"jitOrganizationIds": [["acme"]]}"#,
-            "jitOrganizationIds",
-        ),
+        (r#"{"jitOrganizationIds": ["acme", null]}"#, "jitOrganizationIds"),
+        (r#"{"jitOrganizationIds": [["acme"]]}"#, "jitOrganizationIds"),
         (r#"{"jitOrganizationIds": [""]}"#, "jitOrganizationIds"),
         (r#"{"organizationRoleIds": null}"#, "organizationRoleIds"),
         (r#"{"organizationRoleIds": []}"#, "organizationRoleIds"),
         (r#"{"organizationRoleIds": "acme"}"#, "organizationRoleIds"),
-        (
-            r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": null}}"#,
-            "organizationRoleIds",
-        ),
-        (
-            r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": "r"}}"#,
-            "organizationRoleIds",
-        ),
-        (
-            r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": [1]}}"#,
-            "organizationRoleIds",
-        ),
-        (
-            r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": [""]}}"#,
-            "organizationRoleIds",
-        ),
+        (r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": null}}"#, "organizationRoleIds"),
+        (r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": "r"}}"#, "organizationRoleIds"),
+        (r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": [1]}}"#, "organizationRoleIds"),
+        (r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": [""]}}"#, "organizationRoleIds"),
         // Roles of an organization that nobody is to join would be granted to nobody.
-        (
-            r#"{"organizationRoleIds": {"acme": []}}"#,
-            "organizationRoleIds",
-        ),
+        (r#"{"organizationRoleIds": {"acme": []}}"#, "organizationRoleIds"),
         (r#"{"interactionEvent": null}"#, "interactionEvent"),
         (r#"{"interactionEvent": 1}"#, "interactionEvent"),
         (r#"{"interactionEvent": ["SignIn"]}"#, "interactionEvent"),
@@ -348,16 +314,11 @@ fn an_unknown_organization_or_role_is_a_broken_reference() {
     let db = Database::new();
     db.organization("acme", &["member"]);
     let mut backend = db.backend();
+    #[rustfmt::skip]
     let rows = [
-        (
-            r#"{"jitOrganizationIds": ["acme", "nowhere"]}"#,
-            "jitOrganizationIds",
-        ),
+        (r#"{"jitOrganizationIds": ["acme", "nowhere"]}"#, "jitOrganizationIds"),
         (r#"{"jitOrganizationIds": ["ACME"]}"#, "jitOrganizationIds"),
-        (
-            r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": ["member", "nobody"]}}"#,
-            "organizationRoleIds",
-        ),
+        (r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": ["member", "nobody"]}}"#, "organizationRoleIds"),
     ];
     for (context, key) in rows {
         let error = backend.create("ada@example.com", context).refused("23503");

@@ -86,15 +86,12 @@ fn a_member_keeps_roles_and_gains_what_is_missing() {
     let plain = json!({"jitOrganizationIds": ["acme"]});
     let with_roles = |roles: &[&str]| json!({"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": roles}});
 
+    #[rustfmt::skip]
     let steps = [
         (with_roles(&["editor"]), "added", vec!["editor"]),
         (with_roles(&[]), "already_member", vec!["editor"]),
         (plain.clone(), "already_member", vec!["editor", "viewer"]),
-        (
-            with_roles(&["admin", "viewer"]),
-            "already_member",
-            vec!["admin", "editor", "viewer"],
-        ),
+        (with_roles(&["admin", "viewer"]), "already_member", vec!["admin", "editor", "viewer"]),
         (plain, "already_member", vec!["admin", "editor", "viewer"]),
     ];
     for (context, status, roles) in steps {
@@ -169,16 +166,12 @@ fn a_user_deleted_since_is_created_again() {
 
 #[test]
 fn deleting_takes_along_what_hangs_on_it() {
+    #[rustfmt::skip]
     let rows = [
         ("organizations WHERE id = 'acme'", 1, 1, 1),
         ("organization_roles WHERE id = 'member'", 0, 2, 0),
         ("users", 2, 0, 0),
-        (
-            "organization_memberships WHERE organization_id = 'acme'",
-            2,
-            1,
-            1,
-        ),
+        ("organization_memberships WHERE organization_id = 'acme'", 2, 1, 1),
     ];
     for (what, default_roles, memberships, roles) in rows {
         let db = Database::new();

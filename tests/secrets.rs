@@ -205,7 +205,8 @@ fn errors_of_others(db: &Database, token: &str) -> Vec<Error> {
     let mut errors = Vec::new();
 
     db.sql(
-        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
+        "DELETE FROM magic_link.users;
+         CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS
              $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'AB001', MESSAGE = 'no: ' || NEW; END $$;
          CREATE TRIGGER refuse BEFORE INSERT ON magic_link.users
              FOR EACH ROW EXECUTE FUNCTION public.refuse()",

@@ -80,6 +80,7 @@ fn every_row_of_the_table() {
     let mut backend = tokens.db.backend();
     let t = &tokens;
     // token, session account, prompt, decision, reason
+    #[rustfmt::skip]
     let rows = [
         (&t.redeemable, "", "", "redeem", None),
         (&t.redeemable, "", "login", "redeem", None),
@@ -102,27 +103,9 @@ fn every_row_of_the_table() {
         (&t.expired, "", "", "refuse", Some("token_expired")),
         (&t.expired, ADA, "", "refuse", Some("token_expired")),
         (&t.expired, EVE, "login", "refuse", Some("token_expired")),
-        (
-            &t.sign_in_of_nobody,
-            "",
-            "",
-            "refuse",
-            Some("user_not_found"),
-        ),
-        (
-            &t.sign_in_of_nobody,
-            "nobody@example.com",
-            "",
-            "refuse",
-            Some("user_not_found"),
-        ),
-        (
-            &t.sign_in_of_nobody,
-            EVE,
-            "login",
-            "refuse",
-            Some("user_not_found"),
-        ),
+        (&t.sign_in_of_nobody, "", "", "refuse", Some("user_not_found")),
+        (&t.sign_in_of_nobody, "nobody@example.com", "", "refuse", Some("user_not_found")),
+        (&t.sign_in_of_nobody, EVE, "login", "refuse", Some("user_not_found")),
         (&t.sign_in_of_somebody, "", "", "redeem", None),
         (&t.sign_in_of_somebody, EVE, "", "ask", None),
         (&t.registration, "", "", "redeem", None),

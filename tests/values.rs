@@ -168,29 +168,14 @@ fn what_cannot_be_a_link_is_refused_by_argument() {
     let (base, token) = ("https://app.example.com/in", "0".repeat(32));
     let token = token.as_str();
     // base_url, token, email, params, token_param, email_param, what the DETAIL names
+    #[rustfmt::skip]
     let rows = [
         ("", token, ADA, "{}", "t", "e", "base_url"),
         ("/in", token, ADA, "{}", "t", "e", "base_url"),
         ("app.example.com", token, ADA, "{}", "t", "e", "base_url"),
         ("https://", token, ADA, "{}", "t", "e", "base_url"),
-        (
-            "mailto:ada@example.com",
-            token,
-            ADA,
-            "{}",
-            "t",
-            "e",
-            "base_url",
-        ),
-        (
-            "https://app.example.com?t=1",
-            token,
-            ADA,
-            "{}",
-            "t",
-            "e",
-            "base_url",
-        ),
+        ("mailto:ada@example.com", token, ADA, "{}", "t", "e", "base_url"),
+        ("https://app.example.com?t=1", token, ADA, "{}", "t", "e", "base_url"),
         (base, "malformed", ADA, "{}", "t", "e", "token"),
         (base, "", ADA, "{}", "t", "e", "token"),
         (base, token, "ada", "{}", "t", "e", "address"),
