@@ -215,7 +215,7 @@ fn errors_of_others(db: &Database, token: &str) -> Vec<Error> {
     db.sql("DROP TRIGGER refuse ON magic_link.users");
 
     db.sql(
-        "ALTER TABLE magic_link.one_time_tokens ADD CONSTRAINT never CHECK (consumed_at IS NULL)",
+        "ALTER TABLE magic_link.one_time_tokens ADD CONSTRAINT never CHECK (consumed_at IS NULL) NOT VALID",
     );
     errors.extend(fail("23514"));
     db.sql("ALTER TABLE magic_link.one_time_tokens DROP CONSTRAINT never");
