@@ -7,7 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::email::Email;
-use crate::raise::{Failure, Report, SqlState};
+use crate::raise::{Failure, Report};
 use crate::statements::{Parameters, Spi, statements};
 
 statements! {
@@ -126,7 +126,7 @@ pub fn find_or_create_user(
             return Ok((user, false));
         }
     }
-    Err(suppressed("users"))
+    Err(Report::suppressed("users").into())
 }
 
 /// Keeps a user from being deleted until the end of the transaction; false where it is gone already.
@@ -169,7 +169,7 @@ fn add_member(spi: &Spi, user: UserId, organization_id: &str) -> Result<Membersh
             return Ok(MembershipStatus::OrganizationMissing);
         }
     }
-    Err(suppressed("organization_memberships"))
+    Err(Report::suppressed("organization_memberships").into())
 }
 
 fn grant(
@@ -205,21 +205,13 @@ fn membership(organization_id: &str, user: UserId) -> Parameters {
     Parameters::of(organization_id).and(user.parameter())
 }
 
-fn suppressed(table: &str) -> Failure {
-    Report::new(
-        SqlState::TRIGGERED_DATA_CHANGE_VIOLATION,
-        format!("a row for magic_link.{table} was neither inserted nor found"),
-    )
-    .hint("A trigger on the table may suppress it.")
-    .into()
-}
-
 #[cfg(any(test, feature = "pg_test"))]
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
 
     use super::*;
+    use crate::raise::SqlState;
     use crate::statements::Spi;
     use crate::system::new_uuid;
 

@@ -7,7 +7,7 @@ use crate::context::{Context, InteractionEvent};
 use crate::email::Email;
 use crate::fmgr::Jsonb;
 use crate::outcome::Facts;
-use crate::raise::Failure;
+use crate::raise::{Failure, Report};
 use crate::statements::{Parameters, Row, Spi, statements};
 use crate::token::{Token, TokenHash};
 
@@ -15,10 +15,11 @@ statements! {
     INSERT(UUIDOID, BYTEAOID, TEXTOID, TEXTARRAYOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID) = c"
         INSERT INTO magic_link.one_time_tokens
                (id, token_hash, email, organization_ids, interaction_event, context, created_at, expires_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id";
 
     // clock_timestamp(), and not now(): a token does not outlive its time in a transaction that is
-    // still open. A caller that waited for another's lock has the conditions read again.
+    // still open. Who waits for another's lock has the conditions read again if the other changed the
+    // row, but not if it went back; so the clock is read once more behind the lock.
     CONSUME(UUIDOID, BYTEAOID, TEXTOID, TEXTOID, TEXTOID) = c"
         UPDATE magic_link.one_time_tokens AS t
            SET consumed_at = pg_catalog.clock_timestamp(), consumed_by = $5
@@ -26,7 +27,12 @@ statements! {
            AND t.consumed_at IS NULL AND t.revoked_at IS NULL
            AND t.expires_at > pg_catalog.clock_timestamp()
            AND (t.interaction_event IS NULL OR t.interaction_event = $4)
-     RETURNING t.context, t.organization_ids, t.consumed_at";
+     RETURNING t.context, t.organization_ids, t.consumed_at, t.expires_at > pg_catalog.clock_timestamp()";
+
+    RELEASE(UUIDOID) = c"
+        UPDATE magic_link.one_time_tokens AS t
+           SET consumed_at = NULL, consumed_by = NULL
+         WHERE t.id = $1";
 
     FACTS(UUIDOID, BYTEAOID, TEXTOID, TEXTOID) = c"
         SELECT t.token_hash = $2, t.email = $3,
@@ -108,14 +114,25 @@ pub fn insert(spi: &Spi, issue: Issue) -> Result<Uuid, Failure> {
         .and(issue.context)
         .and(issue.created_at)
         .and(issue.expires_at);
-    spi.execute(&INSERT, row)?;
+    if !spi.any(&INSERT, row).map_err(Failure::without_row)? {
+        return Err(Report::suppressed("one_time_tokens").into());
+    }
     Ok(id)
 }
 
 /// The guarded UPDATE: of any number of callers at once, exactly one gets the row.
 pub fn consume(spi: &Spi, claim: &Claim, consumer: &str) -> Result<Option<Consumed>, Failure> {
-    let consumed = spi.row(&CONSUME, claim.parameters().and(consumer))?;
-    consumed.map(|row| Consumed::read(&row)).transpose()
+    let row = claim.parameters().and(consumer);
+    let Some(row) = spi.row(&CONSUME, row).map_err(Failure::without_row)? else {
+        return Ok(None);
+    };
+    if !row.required::<bool>(4)? {
+        // It expired while we waited for the row: nobody has seen it consumed.
+        let row = Parameters::of(pg_uuid(claim.id));
+        spi.execute(&RELEASE, row).map_err(Failure::without_row)?;
+        return Ok(None);
+    }
+    Consumed::read(&row).map(Some)
 }
 
 impl Consumed {
@@ -147,6 +164,7 @@ pub fn facts(spi: &Spi, claim: &Claim) -> Result<Option<Facts>, Failure> {
 pub fn set_consumer(spi: &Spi, claim: &Claim, consumer: &str) -> Result<(), Failure> {
     let row = Parameters::of(pg_uuid(claim.id)).and(consumer);
     spi.execute(&SET_CONSUMER, row)
+        .map_err(Failure::without_row)
 }
 
 /// The same 16 bytes in pgrx's type.

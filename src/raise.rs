@@ -66,6 +66,11 @@ impl SqlState {
         }
         Self(packed)
     }
+
+    /// The first two characters.
+    const fn class(self) -> c_int {
+        self.0 & 0xFFF
+    }
 }
 
 impl Report {
@@ -99,6 +104,30 @@ impl Report {
     /// 22023: an argument is not what it should be; `why` is a sentence that names what is wrong.
     pub fn invalid(what: &str, why: impl ToString) -> Self {
         Self::new(SqlState::INVALID_PARAMETER_VALUE, format!("invalid {what}")).detail(why)
+    }
+
+    /// 27000: a row of ours that a trigger keeps from being written.
+    pub fn suppressed(table: &str) -> Self {
+        Self::new(
+            SqlState::TRIGGERED_DATA_CHANGE_VIOLATION,
+            format!("a row of magic_link.{table} could not be written"),
+        )
+        .hint("A trigger on the table may suppress it.")
+    }
+}
+
+impl Failure {
+    /// Without the DETAIL of a broken constraint, which quotes the row.
+    pub fn without_row(self) -> Self {
+        const INTEGRITY_CONSTRAINT_VIOLATION: SqlState = SqlState::new("23000");
+        if let Self::Postgres(Raised(error)) = &self {
+            // SAFETY: CopyErrorData's copy, which is ours alone until it is thrown.
+            let error = unsafe { &mut **error };
+            if SqlState(error.sqlerrcode).class() == INTEGRITY_CONSTRAINT_VIOLATION.class() {
+                error.detail = std::ptr::null_mut();
+            }
+        }
+        self
     }
 }
 
@@ -171,16 +200,27 @@ enum Throwable {
     },
 }
 
-/// Runs the body of a function that PostgreSQL called; what fails in it is thrown as an ERROR,
-/// kept out of the server's log but for its own words.
+/// Runs the body of a function that PostgreSQL called; what fails in it is thrown as an ERROR.
+///
+/// The caller's statement may quote a token. So neither its text goes into the log, nor what is
+/// around us into the error's context: that begins at our door.
 ///
 /// # Safety
 /// To be called by PostgreSQL's function manager alone, through frames that drop nothing.
 pub unsafe fn or_throw<T: Copy>(body: impl FnOnce() -> Result<T, Failure>) -> T {
-    match caught(body) {
-        Ok(answer) => answer,
-        // SAFETY: everything of Rust's is dropped; what is thrown lives in PostgreSQL's memory.
-        Err(error) => unsafe { throw(error) },
+    // SAFETY: a backend has one thread. The callbacks are put back when we return; after an error
+    // whoever catches it puts back its own.
+    unsafe {
+        let contexts = pg_sys::error_context_stack;
+        pg_sys::error_context_stack = std::ptr::null_mut();
+        match caught(body) {
+            Ok(answer) => {
+                pg_sys::error_context_stack = contexts;
+                answer
+            }
+            // Everything of Rust's is dropped; what is thrown lives in PostgreSQL's memory.
+            Err(error) => throw(error),
+        }
     }
 }
 
@@ -225,8 +265,6 @@ fn c_string(text: Option<String>) -> *mut c_char {
     unsafe { pg_sys::pnstrdup(text.as_ptr().cast(), text.len()) }
 }
 
-/// The statement's text and the context may quote a token, so both stay out of the log.
-///
 /// # Safety
 /// No frame between here and PostgreSQL may hold anything that needs dropping: this never returns.
 unsafe fn throw(error: Throwable) -> ! {
@@ -239,7 +277,6 @@ unsafe fn throw(error: Throwable) -> ! {
         fn errdetail_internal(format: *const c_char, ...) -> c_int;
         fn errhint(format: *const c_char, ...) -> c_int;
         fn errhidestmt(hide_stmt: bool) -> c_int;
-        fn errhidecontext(hide_ctx: bool) -> c_int;
         fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
     }
     const VERBATIM: &CStr = c"%s";
@@ -249,7 +286,8 @@ unsafe fn throw(error: Throwable) -> ! {
         match error {
             Throwable::Raised(error) => {
                 (*error).hide_stmt = true;
-                (*error).hide_ctx = true;
+                // After a deadlock it quotes the statements of all who took part.
+                (*error).detail_log = std::ptr::null_mut();
                 ReThrowError(error)
             }
             Throwable::Report {
@@ -268,7 +306,6 @@ unsafe fn throw(error: Throwable) -> ! {
                     errhint(VERBATIM.as_ptr(), hint);
                 }
                 errhidestmt(true);
-                errhidecontext(true);
                 errfinish(c"raise.rs".as_ptr(), 0, c"magic_link".as_ptr());
                 std::process::abort()
             }

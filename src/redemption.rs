@@ -46,12 +46,7 @@ pub fn redeem(spi: &Spi, claim: &Claim) -> Result<Result<Redemption, Refusal>, F
             return Ok(Err(refusal));
         }
     }
-    Err(Report::new(
-        SqlState::TRIGGERED_DATA_CHANGE_VIOLATION,
-        "the one-time token could not be consumed",
-    )
-    .hint("A trigger on magic_link.one_time_tokens may suppress it.")
-    .into())
+    Err(Report::suppressed("one_time_tokens").into())
 }
 
 /// What redeeming would say. It writes nothing.

@@ -109,8 +109,8 @@ impl Statement {
             return Err(internal("SPI_execute_plan"));
         }
         // SAFETY: what the statement left, read at once; a backend has one thread.
-        let (table, count) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed) };
-        Ok((table, if table.is_null() { 0 } else { count as usize }))
+        let (table, processed) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed) };
+        Ok((table, processed as usize))
     }
 }
 
@@ -162,8 +162,10 @@ impl Spi {
     ) -> Result<impl Iterator<Item = Row<'s>>, Failure> {
         let done = statement.with(|statement| statement.execute(parameters));
         self.failed.set(matches!(done, Err(Failure::Postgres(_))));
-        let (table, count) = done?;
+        let (table, processed) = done?;
         let spi = PhantomData;
+        // There is no table where a statement answers no rows.
+        let count = if table.is_null() { 0 } else { processed };
         Ok((0..count).map(move |number| Row { table, number, spi }))
     }
 
