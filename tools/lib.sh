@@ -25,14 +25,15 @@ at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; 
 # PostgreSQL's programs refuse root. Three answers to "who runs the server":
 #   self     we are an ordinary user;
 #   userns   root, seen by the server as an ordinary user through a user namespace: files stay root's;
-#   runuser  root where such namespaces are forbidden (containers, chroots): another user's process.
+#   runuser  root where such namespaces are forbidden (containers, chroots): another user's process. Also where the
+#            checkout belongs to somebody else, whose files root may write only outside a namespace.
 # MAGIC_LINK_NO_USERNS=1 forces the third.
 server_user() { if id postgres >/dev/null 2>&1; then echo postgres; else echo nobody; fi; }
 userns_command() { printf '%s\n' unshare -U --map-user="$(id -u "$1")" --map-group="$(id -g "$1")" --; }
 server_mode() {
   if [ "$(id -u)" != 0 ]; then
     echo self
-  elif [ -z "${MAGIC_LINK_NO_USERNS:-}" ] && mapfile -t ns < <(userns_command "$(server_user)") && "${ns[@]}" true 2>/dev/null; then
+  elif [ -z "${MAGIC_LINK_NO_USERNS:-}" ] && [ -O "$root" ] && mapfile -t ns < <(userns_command "$(server_user)") && "${ns[@]}" true 2>/dev/null; then
     echo userns
   else
     echo runuser

@@ -105,6 +105,14 @@ server_home() {
   printf '%s\n' "$home"
 }
 
+# A start as root leaves files that an ordinary user cannot write.
+need_writable() {
+  local path
+  for path in "$@"; do
+    [ ! -e "$path" ] || [ -w "$path" ] || die "$path is not yours to write: remove it as the user who made it (make clean)"
+  done
+}
+
 # Sets: origin (the server as given), server_key, and exports what cargo, pgrx, the harness and PostgreSQL's programs read.
 set_up() {
   local wanted=${PG_CONFIG:-} home major packages
@@ -113,6 +121,7 @@ set_up() {
   export MAGIC_LINK_SERVER_MODE
   check_rust
 
+  need_writable "$root" "$root/.tools" "$root/.tools/.lock" "$root/target"
   mkdir -p "$root/.tools"
   # Two starts at once would install over each other.
   exec 9>"$root/.tools/.lock"
@@ -152,6 +161,7 @@ set_up() {
   [ "$origin" = "/usr/lib/postgresql/$major/bin/pg_config" ] || server_key+=-$(printf '%s' "$origin" | cksum | cut -d ' ' -f 1)
   pg_feature=pg$major
 
+  need_writable "$root/.tools/$server_key" "$root/target/$server_key" "$root/target/$server_key/debug" "$root/target/$server_key/release"
   home=$(server_home "$server_key")
   "$root/tools/private-server" "$origin" "$home/server" || exit 1
   bindir=$(readlink -f "$home/server/.bin")

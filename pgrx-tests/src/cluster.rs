@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -134,6 +134,28 @@ impl Cluster {
             .dbname(database)
             .user(role);
         config
+    }
+
+    /// What psql answers to a script, which it leaves at the first error.
+    #[track_caller]
+    pub fn psql(&self, database: &str, role: &str, script: &str) -> String {
+        let mut psql = Command::new(format!("{}/psql", server_programs()))
+            .args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align"])
+            .args(["--set", "ON_ERROR_STOP=1", "--port", &PORT.to_string()])
+            .args(["--dbname", database, "--username", role])
+            .arg("--host")
+            .arg(&self.folder)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("psql does not run");
+        let stdin = psql.stdin.take();
+        let written = stdin.expect("piped").write_all(script.as_bytes());
+        let answer = psql.wait_with_output().expect("psql was lost");
+        let complaint = String::from_utf8_lossy(&answer.stderr);
+        assert!(answer.status.success() && written.is_ok(), "{complaint}");
+        String::from_utf8_lossy(&answer.stdout).into_owned()
     }
 
     /// Everything that the server has written to its log so far.
