@@ -291,6 +291,49 @@ fn a_user_that_another_redemption_took_back_is_created() {
     assert!(answer.unwrap().user_created);
 }
 
+/// An application may create the user itself in the same moment.
+#[test]
+fn a_user_that_the_application_created_meanwhile_is_found() {
+    let db = Database::new();
+    let issued = db.backend().create(ADA, "{}").unwrap();
+    let mut superuser = db.superuser();
+    let mut creating = superuser.transaction().unwrap();
+    creating
+        .execute("INSERT INTO magic_link.users (email) VALUES ($1)", &[&ADA])
+        .unwrap();
+    let answer = redeem_behind(&db, &issued.token, || creating.commit().unwrap());
+    let redeemed = answer.unwrap();
+    assert!(!redeemed.user_created);
+    let consumer = "SELECT consumed_by FROM magic_link.one_time_tokens";
+    assert_eq!(db.value::<String>(consumer, &[]), redeemed.user_id);
+}
+
+/// Nobody becomes a member who is gone; the second try creates the user anew.
+#[test]
+fn a_user_deleted_meanwhile_is_to_be_tried_again() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    db.sql(&format!(
+        "INSERT INTO magic_link.users (email) VALUES ('{ADA}')"
+    ));
+    let context = r#"{"jitOrganizationIds": ["acme"]}"#;
+    let issued = db.backend().create(ADA, context).unwrap();
+    let mut superuser = db.superuser();
+    let mut deleting = superuser.transaction().unwrap();
+    deleting
+        .execute("DELETE FROM magic_link.users", &[])
+        .unwrap();
+    let before = db.value::<String>("SELECT t::text FROM magic_link.one_time_tokens AS t", &[]);
+
+    redeem_behind(&db, &issued.token, || deleting.commit().unwrap()).refused("40001");
+
+    let after = db.value::<String>("SELECT t::text FROM magic_link.one_time_tokens AS t", &[]);
+    assert_eq!(before, after);
+    let redeemed = db.backend().redeem(&issued.token, ADA).unwrap();
+    assert!(redeemed.user_created);
+    assert_eq!(redeemed.memberships[0]["status"], "added");
+}
+
 /// A serializable application gets its retry, not a second redemption.
 #[test]
 fn a_redemption_with_an_older_snapshot_is_to_be_tried_again() {
