@@ -144,30 +144,42 @@ fn organizations_named_in_any_order_never_deadlock() {
         r#"{"jitOrganizationIds": ["b", "a"], "organizationRoleIds": {"a": ["y", "x"]}}"#,
     ];
     let mut issuer = db.backend();
-    let mut rounds = Vec::new();
-    for round in 0..200 {
-        // Every other round the user and the memberships are there already.
-        let email = format!("user-{}@example.com", round / 2);
-        let tokens = contexts.map(|context| issuer.create(&email, context).unwrap().token);
-        rounds.push((email, tokens));
-    }
+    let rounds: Vec<_> = (0..200)
+        .map(|_| contexts.map(|context| issuer.create(ADA, context).unwrap().token))
+        .collect();
     let together = Barrier::new(2);
-    at_once(vec![0, 1], |connection| {
-        let mut backend = db.backend();
-        for (email, tokens) in &rounds {
+    let answers = at_once(vec![0, 1], |connection| {
+        let (mut backend, mut superuser) = (db.backend(), db.superuser());
+        let redeem = |(round, tokens): (usize, &[String; 2])| {
+            if connection == 0 {
+                // The locks of an existing user's first membership are what could deadlock; now and
+                // then both have to create the user as well.
+                let forgotten = ["users", "organization_memberships"][usize::from(round % 4 > 0)];
+                let forget = format!("DELETE FROM magic_link.{forgotten}");
+                superuser.batch_execute(&forget).unwrap();
+            }
             together.wait();
-            // A panic would leave the other one waiting for ever, so errors are looked at below.
-            let _ = backend.redeem(&tokens[connection], email);
-        }
+            // A panic here would leave the other one waiting for ever.
+            let answer = backend.redeem(&tokens[connection], ADA);
+            together.wait();
+            answer
+        };
+        rounds.iter().enumerate().map(redeem).collect::<Vec<_>>()
     });
-    assert_eq!(
-        db.count("magic_link.one_time_tokens WHERE consumed_at IS NULL"),
-        0
-    );
-    assert_eq!(db.count("magic_link.users"), 100);
-    assert_eq!(db.count("magic_link.organization_memberships"), 200);
-    assert_eq!(db.count("magic_link.organization_membership_roles"), 400);
-    assert!(!db.cluster().log().contains("deadlock detected"));
+    for (first, second) in answers[0].iter().zip(&answers[1]) {
+        let redeemed = [first.as_ref().unwrap(), second.as_ref().unwrap()];
+        let memberships = |status: &str| {
+            let all = redeemed.iter().map(|r| r.memberships.as_array().unwrap());
+            all.flatten().filter(|m| m["status"] == status).count()
+        };
+        assert_eq!(
+            (memberships("added"), memberships("already_member")),
+            (2, 2)
+        );
+    }
+    assert_eq!(db.count("magic_link.users"), 1);
+    assert_eq!(db.count("magic_link.organization_memberships"), 2);
+    assert_eq!(db.count("magic_link.organization_membership_roles"), 4);
 }
 
 #[test]
@@ -277,6 +289,49 @@ fn a_user_that_another_redemption_took_back_is_created() {
     transaction.redeem(&token, ADA).unwrap();
     let answer = redeem_behind(&db, &another, || transaction.rollback().unwrap());
     assert!(answer.unwrap().user_created);
+}
+
+/// An application may create the user itself in the same moment.
+#[test]
+fn a_user_that_the_application_created_meanwhile_is_found() {
+    let db = Database::new();
+    let issued = db.backend().create(ADA, "{}").unwrap();
+    let mut superuser = db.superuser();
+    let mut creating = superuser.transaction().unwrap();
+    creating
+        .execute("INSERT INTO magic_link.users (email) VALUES ($1)", &[&ADA])
+        .unwrap();
+    let answer = redeem_behind(&db, &issued.token, || creating.commit().unwrap());
+    let redeemed = answer.unwrap();
+    assert!(!redeemed.user_created);
+    let consumer = "SELECT consumed_by FROM magic_link.one_time_tokens";
+    assert_eq!(db.value::<String>(consumer, &[]), redeemed.user_id);
+}
+
+/// Nobody becomes a member who is gone; the second try creates the user anew.
+#[test]
+fn a_user_deleted_meanwhile_is_to_be_tried_again() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    db.sql(&format!(
+        "INSERT INTO magic_link.users (email) VALUES ('{ADA}')"
+    ));
+    let context = r#"{"jitOrganizationIds": ["acme"]}"#;
+    let issued = db.backend().create(ADA, context).unwrap();
+    let mut superuser = db.superuser();
+    let mut deleting = superuser.transaction().unwrap();
+    deleting
+        .execute("DELETE FROM magic_link.users", &[])
+        .unwrap();
+    let before = db.value::<String>("SELECT t::text FROM magic_link.one_time_tokens AS t", &[]);
+
+    redeem_behind(&db, &issued.token, || deleting.commit().unwrap()).refused("40001");
+
+    let after = db.value::<String>("SELECT t::text FROM magic_link.one_time_tokens AS t", &[]);
+    assert_eq!(before, after);
+    let redeemed = db.backend().redeem(&issued.token, ADA).unwrap();
+    assert!(redeemed.user_created);
+    assert_eq!(redeemed.memberships[0]["status"], "added");
 }
 
 /// A serializable application gets its retry, not a second redemption.

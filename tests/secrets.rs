@@ -1,6 +1,7 @@
 //! What must never be seen: a token, its hash, a backtrace, or an internal error, whatever is sent.
 
 use std::sync::OnceLock;
+use std::thread;
 
 use magic_link_harness::postgres::{Client, Error};
 use magic_link_harness::{Calls, Cluster, Database, Issued};
@@ -258,6 +259,43 @@ fn errors_of_others_show_no_token_nor_does_the_log() {
     for error in errors_of_others(&db, &issued.token) {
         assert_keeps(&secrets, "an error", &words(&error));
     }
+    assert_keeps(&secrets, "the log", &own_log(&db));
+}
+
+/// PostgreSQL tells the log what each party to a deadlock was running.
+#[test]
+fn a_deadlock_shows_no_token() {
+    let db = Database::of(talkative());
+    db.sql(&format!(
+        "ALTER ROLE {} SET deadlock_timeout = '10ms'",
+        db.backend_role()
+    ));
+    let [first, second] = [(); 2].map(|()| db.backend().create(ADA, "{}").unwrap().token);
+    let redeem = |client: &mut Client, token: &str| {
+        client.batch_execute(&format!(
+            "SELECT magic_link.redeem_one_time_token('{token}', '{ADA}')"
+        ))
+    };
+    db.sql(&format!(
+        "INSERT INTO magic_link.users (email) VALUES ('{ADA}')"
+    ));
+    let [mut one, mut other] = [(); 2].map(|()| db.backend());
+    for (client, token) in [(&mut one, &first), (&mut other, &second)] {
+        client.batch_execute("BEGIN").unwrap();
+        redeem(client, token).unwrap();
+    }
+    // Whoever is chosen to end gives the other one way.
+    let answers = thread::scope(|scope| {
+        let crossing = scope.spawn(|| redeem(&mut one, &second));
+        let answer = redeem(&mut other, &first);
+        [crossing.join().unwrap(), answer]
+    });
+    let victims = answers.iter().filter_map(|answer| answer.as_ref().err());
+    let victims: Vec<_> = victims.collect();
+    assert_eq!(victims.len(), 1);
+    let secrets = [spellings(&first), spellings(&second)].concat();
+    assert_eq!(victims[0].code().unwrap().code(), "40P01");
+    assert_keeps(&secrets, "an error", &words(victims[0]));
     assert_keeps(&secrets, "the log", &own_log(&db));
 }
 
