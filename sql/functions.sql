@@ -53,10 +53,10 @@ SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'magic_link_create_one_time_token';
 
 COMMENT ON FUNCTION magic_link.create_one_time_token(text, integer, jsonb) IS
-'Issues a token for an address, which need not be known, and answers one row. The token is shown here and never again; mail the link to the email of the row, not to what was typed.
+'Issues a token for an address, which need not be known, and answers one row. The token is shown here and never again; mail the link to the email of the row, not to what was typed. Call it in FROM: (f(…)).* would issue a token for each column.
 expires_in: seconds, from 1 to magic_link.max_expires_in.
 context: an object of at most 16 KiB, handed back on redemption; jitOrganizationIds (array of at most 100 organization ids to join), organizationRoleIds (object: organization id to array of role ids, in place of its default roles) and interactionEvent (a word: only a caller that names it can redeem the token) are checked.
-NULL: expires_in means 600, context means {}.
+NULL: expires_in means 600, or magic_link.max_expires_in where that is less; context means {}.
 Errors: 22004 for a NULL email; 22023 for an invalid address, lifetime or context; 23503 for an unknown organization or role; 25006 in a read-only transaction.';
 
 CREATE FUNCTION magic_link.redeem_one_time_token(
@@ -76,10 +76,10 @@ SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'magic_link_redeem_one_time_token';
 
 COMMENT ON FUNCTION magic_link.redeem_one_time_token(text, text, text) IS
-'Verifies and consumes a token, finds or creates the user and joins the organizations named at issue, all or nothing, and answers one row. memberships is an array of {"organizationId", "status": "added" | "already_member" | "organization_missing", "roleIds": all roles that the member holds there now}.
+'Verifies and consumes a token, finds or creates the user and joins the organizations named at issue, all or nothing, and answers one row: call it in FROM. memberships is an array of {"organizationId", "status": "added" | "already_member" | "organization_missing", "roleIds": all roles that the member holds there now}.
 interaction_event: the event that the token was created with; SignIn and ForgotPassword never create a user.
 NULL: interaction_event means none.
-Errors: OT001 not found, OT002 another address, OT003 consumed, OT004 revoked, OT005 expired, OT006 another interaction event, OT007 no such user; 22004 for another NULL; 22023 for an invalid address or event; 25006 in a read-only transaction. After an error the token is as it was.';
+Errors: OT001 not found, OT002 another address, OT003 consumed, OT004 revoked, OT005 expired, OT006 another interaction event, OT007 no such user; 22004 for another NULL; 22023 for an invalid address or event; 25006 in a read-only transaction. After an error the token is as it was, and an error of a trigger arrives as it was raised.';
 
 CREATE FUNCTION magic_link.try_redeem_one_time_token(
     token text,
@@ -99,7 +99,7 @@ SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'magic_link_try_redeem_one_time_token';
 
 COMMENT ON FUNCTION magic_link.try_redeem_one_time_token(text, text, text) IS
-'Like redeem_one_time_token, but a refused token is a row and not an error, so that the transaction lives on: outcome is ok, token_not_found, email_mismatch, token_consumed, token_revoked, token_expired, interaction_event_mismatch or user_not_found, and all else is NULL unless it is ok.
+'Like redeem_one_time_token (call it in FROM), but a refused token is a row and not an error, so that the transaction lives on: outcome is ok, token_not_found, email_mismatch, token_consumed, token_revoked, token_expired, interaction_event_mismatch or user_not_found, and all else is NULL unless it is ok.
 NULL: interaction_event means none.
 Errors: 22004 for another NULL; 22023 for an invalid address or event; 25006 in a read-only transaction.';
 

@@ -30,7 +30,7 @@ COMMENT ON COLUMN magic_link.one_time_token_status.status IS 'active, consumed, 
 
 CREATE VIEW magic_link.session_switch AS
 WITH session (email, prompt) AS MATERIALIZED (
-    SELECT CASE WHEN pg_catalog.btrim(setting.email) OPERATOR(pg_catalog.<>) ''
+    SELECT CASE WHEN pg_catalog.btrim(setting.email, E' \t\n\f\r') OPERATOR(pg_catalog.<>) ''
                 THEN magic_link.normalize_email(setting.email) END,
            NULLIF(setting.prompt, '')
       FROM (SELECT pg_catalog.current_setting('magic_link.session_email', true),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::email::Email;
 use crate::raise::{Failure, Report};
-use crate::statements::{Parameters, Spi, statements};
+use crate::statements::{Parameters, Row, Spi, statements};
 
 statements! {
     FIND_USER(TEXTOID) = c"
@@ -69,6 +69,11 @@ impl UserId {
         Self(id)
     }
 
+    fn read(row: &Row) -> Result<Self, Failure> {
+        let id: pgrx::Uuid = row.required(1)?;
+        Ok(Self(Uuid::from_bytes(*id.as_bytes())))
+    }
+
     fn parameter(self) -> pgrx::Uuid {
         pgrx::Uuid::from_bytes(self.0.into_bytes())
     }
@@ -107,11 +112,10 @@ pub fn find_user(spi: &Spi, email: &Email) -> Result<Option<UserId>, Failure> {
     let Some(row) = spi.row(&FIND_USER, Parameters::of(email.as_str()))? else {
         return Ok(None);
     };
-    let id: pgrx::Uuid = row.required(1)?;
-    Ok(Some(UserId(Uuid::from_bytes(*id.as_bytes()))))
+    UserId::read(&row).map(Some)
 }
 
-/// The user who has the address, and whether it had to be created, with the id `candidate`.
+/// The user who has the address, and whether it had to be created, if it can be with the id `candidate`.
 pub fn find_or_create_user(
     spi: &Spi,
     email: &Email,
@@ -119,8 +123,9 @@ pub fn find_or_create_user(
 ) -> Result<(UserId, bool), Failure> {
     for _ in 0..ATTEMPTS {
         let user = Parameters::of(candidate.parameter()).and(email.as_str());
-        if spi.any(&INSERT_USER, user)? {
-            return Ok((candidate, true));
+        if let Some(row) = spi.row(&INSERT_USER, user)? {
+            // A trigger may have given it another id.
+            return Ok((UserId::read(&row)?, true));
         }
         if let Some(user) = find_user(spi, email)? {
             return Ok((user, false));

@@ -17,21 +17,18 @@ use crate::session_switch;
 use crate::statements::Spi;
 use crate::token::Token;
 
-/// In seconds: ten minutes.
-const DEFAULT_EXPIRES_IN: i32 = 600;
-
-door!(normalize_email);
+door!(normalize_email(1));
 fn normalize_email(call: &Call) -> Result<Answer, Failure> {
     Ok(email(call, 0)?.as_str().into_datum())
 }
 
-door!(one_time_token_id);
+door!(one_time_token_id(1));
 fn one_time_token_id(call: &Call) -> Result<Answer, Failure> {
     let token = well_formed_token(call, 0)?;
     Ok(pg_uuid(token.id(&token.hash())).into_datum())
 }
 
-door!(compose_magic_link);
+door!(compose_magic_link(6));
 fn compose_magic_link(call: &Call) -> Result<Answer, Failure> {
     let base_url = call.required_text(0, "base_url")?;
     let token = well_formed_token(call, 1)?;
@@ -49,11 +46,13 @@ fn compose_magic_link(call: &Call) -> Result<Answer, Failure> {
     Ok(link.into_datum())
 }
 
-door!(create_one_time_token);
+door!(create_one_time_token(3));
 fn create_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"create_one_time_token()");
     let email = email(call, 0)?;
-    let lifetime = Lifetime::new(call.integer(1).unwrap_or(DEFAULT_EXPIRES_IN))?;
+    let lifetime = call
+        .integer(1)
+        .map_or_else(|| Ok(Lifetime::default()), Lifetime::new)?;
     let (context, meaning) = context(call, 2)?;
     let order = Order {
         email: &email,
@@ -74,7 +73,7 @@ fn create_one_time_token(call: &Call) -> Result<Answer, Failure> {
     )
 }
 
-door!(redeem_one_time_token);
+door!(redeem_one_time_token(3));
 fn redeem_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
@@ -82,7 +81,7 @@ fn redeem_one_time_token(call: &Call) -> Result<Answer, Failure> {
     call.row(redeemed(Columns::default(), &claimant, &redemption)?)
 }
 
-door!(try_redeem_one_time_token);
+door!(try_redeem_one_time_token(3));
 fn try_redeem_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"try_redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
@@ -92,7 +91,7 @@ fn try_redeem_one_time_token(call: &Call) -> Result<Answer, Failure> {
     })
 }
 
-door!(check_one_time_token);
+door!(check_one_time_token(3));
 fn check_one_time_token(call: &Call) -> Result<Answer, Failure> {
     let claimant = Claimant::read(call)?;
     let outcome = match claimant.claim() {
@@ -102,21 +101,15 @@ fn check_one_time_token(call: &Call) -> Result<Answer, Failure> {
     Ok(outcome.into_datum())
 }
 
-door!(session_switch_decision);
+door!(session_switch_decision(4));
 fn session_switch_decision(call: &Call) -> Result<Answer, Failure> {
     let token = Token::parse(call.required_text(0, "token")?);
     let email = email(call, 1)?;
-    let session_email = call
-        .text(2)
-        .map(session_switch::parse_session_email)
-        .transpose()?;
-    let session_email = session_email
-        .as_ref()
-        .map(|nobody| nobody.as_ref().map_or("", Email::as_str));
+    let session_email = session_switch::session_email(call.text(2))?;
     let decision = match token {
         Some(token) => {
             let claim = Claim::new(&token, &email, None);
-            session_switch::decide(&Spi::connect()?, &claim, session_email, call.text(3))?
+            session_switch::decide(&Spi::connect()?, &claim, &session_email, call.text(3))?
         }
         None => Refusal::TokenNotFound.into(),
     };

@@ -11,9 +11,9 @@ use serde::Serialize;
 
 use crate::raise::{Failure, Report, SqlState, internal, or_throw};
 
-/// Gives a function to PostgreSQL under its name after `magic_link_`.
+/// Gives a function of so many arguments to PostgreSQL, under its name after `magic_link_`.
 macro_rules! door {
-    ($body:ident) => {
+    ($body:ident($arguments:literal)) => {
         const _: () = {
             #[unsafe(export_name = concat!("magic_link_", stringify!($body)))]
             extern "C-unwind" fn call(
@@ -21,7 +21,7 @@ macro_rules! door {
             ) -> ::pgrx::pg_sys::Datum {
                 // SAFETY: PostgreSQL calls this by its V1 convention; `fcinfo` is valid for the
                 // call, and this frame holds nothing that needs dropping.
-                unsafe { $crate::fmgr::call(fcinfo, $body) }
+                unsafe { $crate::fmgr::call(fcinfo, $arguments, $body) }
             }
 
             #[unsafe(export_name = concat!("pg_finfo_magic_link_", stringify!($body)))]
@@ -47,14 +47,29 @@ pub type Answer = Option<pg_sys::Datum>;
 /// `fcinfo` is what PostgreSQL passed, and no frame above needs dropping (see [`or_throw`]).
 pub unsafe fn call(
     fcinfo: pg_sys::FunctionCallInfo,
+    arguments: i16,
     body: fn(&Call) -> Result<Answer, Failure>,
 ) -> pg_sys::Datum {
     // SAFETY: as the caller promises.
     unsafe {
-        let answer = or_throw(|| body(&Call(fcinfo)));
+        let answer = or_throw(|| {
+            if (*fcinfo).nargs != arguments {
+                return Err(declared_otherwise());
+            }
+            body(&Call(fcinfo))
+        });
         (*fcinfo).isnull = answer.is_none();
         answer.unwrap_or(pg_sys::Datum::null())
     }
+}
+
+/// 42P13: as after an update that only one of the library and its declarations went through.
+fn declared_otherwise() -> Failure {
+    let report = Report::new(
+        SqlState::INVALID_FUNCTION_DEFINITION,
+        "the function's declaration and magic_link's library do not match",
+    );
+    report.hint("Run ALTER EXTENSION magic_link UPDATE.").into()
 }
 
 /// 25006, in PostgreSQL's own words, where nothing may be written: a hot standby, say.
@@ -94,12 +109,7 @@ impl Call {
             let class = pg_sys::get_call_result_type(self.0, std::ptr::null_mut(), &mut descriptor);
             let composite = class == pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE;
             if !composite || (*descriptor).natts as usize != columns.values.len() {
-                return Err(Report::new(
-                    SqlState::INVALID_FUNCTION_DEFINITION,
-                    "the function's declaration and magic_link's library do not match",
-                )
-                .hint("Run ALTER EXTENSION magic_link UPDATE.")
-                .into());
+                return Err(declared_otherwise());
             }
             let descriptor = pg_sys::BlessTupleDesc(descriptor);
             let tuple = pg_sys::heap_form_tuple(

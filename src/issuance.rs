@@ -32,6 +32,13 @@ impl Lifetime {
     }
 }
 
+/// Ten minutes, or less where nothing as long may be asked for.
+impl Default for Lifetime {
+    fn default() -> Self {
+        Self(settings::max_expires_in().min(600))
+    }
+}
+
 /// What a caller asks a token for.
 pub struct Order<'a> {
     pub email: &'a Email,

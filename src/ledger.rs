@@ -114,7 +114,7 @@ pub fn insert(spi: &Spi, issue: Issue) -> Result<Uuid, Failure> {
         .and(issue.context)
         .and(issue.created_at)
         .and(issue.expires_at);
-    if !spi.any(&INSERT, row).map_err(Failure::without_row)? {
+    if !spi.any(&INSERT, row).map_err(without_row)? {
         return Err(Report::suppressed("one_time_tokens").into());
     }
     Ok(id)
@@ -123,13 +123,13 @@ pub fn insert(spi: &Spi, issue: Issue) -> Result<Uuid, Failure> {
 /// The guarded UPDATE: of any number of callers at once, exactly one gets the row.
 pub fn consume(spi: &Spi, claim: &Claim, consumer: &str) -> Result<Option<Consumed>, Failure> {
     let row = claim.parameters().and(consumer);
-    let Some(row) = spi.row(&CONSUME, row).map_err(Failure::without_row)? else {
+    let Some(row) = spi.row(&CONSUME, row).map_err(without_row)? else {
         return Ok(None);
     };
     if !row.required::<bool>(4)? {
-        // It expired while we waited for the row: nobody has seen it consumed.
+        // It expired while we waited for the row. Nobody but a trigger has seen it consumed.
         let row = Parameters::of(pg_uuid(claim.id));
-        spi.execute(&RELEASE, row).map_err(Failure::without_row)?;
+        spi.execute(&RELEASE, row).map_err(without_row)?;
         return Ok(None);
     }
     Consumed::read(&row).map(Some)
@@ -137,9 +137,11 @@ pub fn consume(spi: &Spi, claim: &Claim, consumer: &str) -> Result<Option<Consum
 
 impl Consumed {
     fn read(row: &Row) -> Result<Self, Failure> {
+        // An array can hold NULLs, if not by our doing.
+        let organization_ids: Vec<Option<String>> = row.required(2)?;
         Ok(Self {
             context: row.required::<Jsonb>(1)?.outliving_spi(),
-            organization_ids: row.required(2)?,
+            organization_ids: organization_ids.into_iter().flatten().collect(),
             consumed_at: row.required(3)?,
         })
     }
@@ -163,8 +165,12 @@ pub fn facts(spi: &Spi, claim: &Claim) -> Result<Option<Facts>, Failure> {
 /// Names another consumer than `consume` did, in the same transaction.
 pub fn set_consumer(spi: &Spi, claim: &Claim, consumer: &str) -> Result<(), Failure> {
     let row = Parameters::of(pg_uuid(claim.id)).and(consumer);
-    spi.execute(&SET_CONSUMER, row)
-        .map_err(Failure::without_row)
+    spi.execute(&SET_CONSUMER, row).map_err(without_row)
+}
+
+/// The hash is in the row, and has no business in an error.
+fn without_row(failure: Failure) -> Failure {
+    failure.without_row(c"one_time_tokens")
 }
 
 /// The same 16 bytes in pgrx's type.

@@ -6,7 +6,7 @@
 //! when there is nothing left to drop.
 
 use std::any::Any;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -51,6 +51,7 @@ impl SqlState {
     pub const TRIGGERED_DATA_CHANGE_VIOLATION: Self = Self::new("27000");
     pub const SERIALIZATION_FAILURE: Self = Self::new("40001");
     pub const INVALID_FUNCTION_DEFINITION: Self = Self::new("42P13");
+    pub const OUT_OF_MEMORY: Self = Self::new("53200");
     pub const IO_ERROR: Self = Self::new("58030");
     pub const INTERNAL_ERROR: Self = Self::new("XX000");
     pub const DATA_CORRUPTED: Self = Self::new("XX001");
@@ -65,11 +66,6 @@ impl SqlState {
             packed = packed << 6 | (code[n].wrapping_sub(b'0') & 0x3F) as c_int;
         }
         Self(packed)
-    }
-
-    /// The first two characters.
-    const fn class(self) -> c_int {
-        self.0 & 0xFFF
     }
 }
 
@@ -117,14 +113,17 @@ impl Report {
 }
 
 impl Failure {
-    /// Without the DETAIL of a broken constraint, which quotes the row.
-    pub fn without_row(self) -> Self {
-        const INTEGRITY_CONSTRAINT_VIOLATION: SqlState = SqlState::new("23000");
+    /// Without the DETAIL of a constraint on a table of ours, which quotes the row.
+    pub fn without_row(self, table: &CStr) -> Self {
         if let Self::Postgres(Raised(error)) = &self {
-            // SAFETY: CopyErrorData's copy, which is ours alone until it is thrown.
-            let error = unsafe { &mut **error };
-            if SqlState(error.sqlerrcode).class() == INTEGRITY_CONSTRAINT_VIOLATION.class() {
-                error.detail = std::ptr::null_mut();
+            // SAFETY: CopyErrorData's copy, which is ours alone until it is thrown; its names are
+            // null or zero-terminated.
+            unsafe {
+                let error = &mut **error;
+                let is = |name: *mut c_char, ours| !name.is_null() && CStr::from_ptr(name) == ours;
+                if is(error.schema_name, c"magic_link") && is(error.table_name, table) {
+                    error.detail = std::ptr::null_mut();
+                }
             }
         }
         self
@@ -202,20 +201,26 @@ enum Throwable {
 
 /// Runs the body of a function that PostgreSQL called; what fails in it is thrown as an ERROR.
 ///
-/// The caller's statement may quote a token. So neither its text goes into the log, nor what is
-/// around us into the error's context: that begins at our door.
+/// The caller's statement may quote a token. So its text is hidden from the log for every message
+/// that comes from below, the server's own FATALs and LOGs included; and the context of such a
+/// message begins here, so that it quotes nothing of what is around us.
 ///
 /// # Safety
 /// To be called by PostgreSQL's function manager alone, through frames that drop nothing.
 pub unsafe fn or_throw<T: Copy>(body: impl FnOnce() -> Result<T, Failure>) -> T {
-    // SAFETY: a backend has one thread. The callbacks are put back when we return; after an error
-    // whoever catches it puts back its own.
+    // SAFETY: a backend has one thread. `hiding` lives as long as it is on the stack of callbacks:
+    // we take it off when we return, and whoever catches an error puts back its own.
     unsafe {
-        let contexts = pg_sys::error_context_stack;
-        pg_sys::error_context_stack = std::ptr::null_mut();
+        let around = pg_sys::error_context_stack;
+        let mut hiding = pg_sys::ErrorContextCallback {
+            previous: std::ptr::null_mut(),
+            callback: Some(hide_statement),
+            arg: std::ptr::null_mut(),
+        };
+        pg_sys::error_context_stack = &raw mut hiding;
         match caught(body) {
             Ok(answer) => {
-                pg_sys::error_context_stack = contexts;
+                pg_sys::error_context_stack = around;
                 answer
             }
             // Everything of Rust's is dropped; what is thrown lives in PostgreSQL's memory.
@@ -224,22 +229,46 @@ pub unsafe fn or_throw<T: Copy>(body: impl FnOnce() -> Result<T, Failure>) -> T 
     }
 }
 
+/// # Safety
+/// To be called by PostgreSQL while it makes a message.
+unsafe extern "C-unwind" fn hide_statement(_: *mut c_void) {
+    unsafe extern "C-unwind" {
+        fn errhidestmt(hide_stmt: bool) -> c_int;
+    }
+    // SAFETY: there is a message, and this sets a flag of it.
+    unsafe { errhidestmt(true) };
+}
+
 #[inline(never)]
 fn caught<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Throwable> {
-    let failure = match catch_unwind(AssertUnwindSafe(body)) {
-        Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(failure)) => failure,
-        Err(panic) => Failure::Report(from_panic(panic)),
-    };
-    Err(match failure {
-        Failure::Postgres(Raised(error)) => Throwable::Raised(error),
-        Failure::Report(report) => Throwable::Report {
-            sqlstate: report.sqlstate.0,
-            message: c_string(Some(report.message)),
-            detail: c_string(report.detail),
-            hint: c_string(report.hint),
-        },
+    catch_unwind(AssertUnwindSafe(|| body().map_err(Throwable::from))).unwrap_or_else(|panic| {
+        let report = Failure::Report(from_panic(panic));
+        Err(catch_unwind(|| Throwable::from(report)).unwrap_or(Throwable::OUT_OF_MEMORY))
     })
+}
+
+impl Throwable {
+    /// For when there is no memory left to say what happened.
+    const OUT_OF_MEMORY: Self = Self::Report {
+        sqlstate: SqlState::OUT_OF_MEMORY.0,
+        message: c"out of memory".as_ptr().cast_mut(),
+        detail: std::ptr::null_mut(),
+        hint: std::ptr::null_mut(),
+    };
+}
+
+impl From<Failure> for Throwable {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Postgres(Raised(error)) => Self::Raised(error),
+            Failure::Report(report) => Self::Report {
+                sqlstate: report.sqlstate.0,
+                message: c_string(Some(report.message)),
+                detail: c_string(report.detail),
+                hint: c_string(report.hint),
+            },
+        }
+    }
 }
 
 /// pgrx raises as a panic what fails in a call that it guards: out of memory, a broken toast value.
@@ -276,7 +305,6 @@ unsafe fn throw(error: Throwable) -> ! {
         fn errmsg_internal(format: *const c_char, ...) -> c_int;
         fn errdetail_internal(format: *const c_char, ...) -> c_int;
         fn errhint(format: *const c_char, ...) -> c_int;
-        fn errhidestmt(hide_stmt: bool) -> c_int;
         fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
     }
     const VERBATIM: &CStr = c"%s";
@@ -285,7 +313,6 @@ unsafe fn throw(error: Throwable) -> ! {
     unsafe {
         match error {
             Throwable::Raised(error) => {
-                (*error).hide_stmt = true;
                 // After a deadlock it quotes the statements of all who took part.
                 (*error).detail_log = std::ptr::null_mut();
                 ReThrowError(error)
@@ -305,7 +332,6 @@ unsafe fn throw(error: Throwable) -> ! {
                 if !hint.is_null() {
                     errhint(VERBATIM.as_ptr(), hint);
                 }
-                errhidestmt(true);
                 errfinish(c"raise.rs".as_ptr(), 0, c"magic_link".as_ptr());
                 std::process::abort()
             }

@@ -70,25 +70,18 @@ fn new_user() -> Result<UserId, Failure> {
     new_uuid().map(UserId::from_v7)
 }
 
-/// Steps 4 and 5, behind the row that `claim` has won.
+/// Steps 4 and 5, behind the row that `claim` has won in the name of `consumer`.
 fn complete(
     spi: &Spi,
     claim: &Claim,
     consumed: Consumed,
     found: Option<UserId>,
-    candidate: UserId,
+    consumer: UserId,
 ) -> Result<Redemption, Failure> {
-    let (user, user_created) = match found {
-        Some(user) => (user, false),
-        None => directory::find_or_create_user(spi, claim.email, candidate)?,
-    };
-    if user != candidate {
-        // Somebody else created the user in between.
-        ledger::set_consumer(spi, claim, &user.to_string())?;
-    }
     let joins = !consumed.organization_ids.is_empty();
-    if joins && !user_created && !directory::lock_user(spi, user)? {
-        return Err(user_deleted());
+    let (user, user_created) = settle_user(spi, claim, joins, found, consumer)?;
+    if user != consumer {
+        ledger::set_consumer(spi, claim, &user.to_string())?;
     }
     Ok(Redemption {
         token_id: claim.id,
@@ -99,6 +92,32 @@ fn complete(
         redeemed_at: consumed.consumed_at,
         replayed: false,
     })
+}
+
+/// The user that was found, or `consumer`, or whoever came in between; and whether it was created.
+fn settle_user(
+    spi: &Spi,
+    claim: &Claim,
+    joins: bool,
+    found: Option<UserId>,
+    consumer: UserId,
+) -> Result<(UserId, bool), Failure> {
+    let mut settled = match found {
+        Some(user) => (user, false),
+        None => directory::find_or_create_user(spi, claim.email, consumer)?,
+    };
+    for _ in 0..ATTEMPTS {
+        let (user, created) = settled;
+        // A user who joins nothing may be deleted now as well as a moment later.
+        if created || !joins || directory::lock_user(spi, user)? {
+            return Ok(settled);
+        }
+        if !creates_users(claim) {
+            return Err(user_deleted());
+        }
+        settled = directory::find_or_create_user(spi, claim.email, new_user()?)?;
+    }
+    Err(Report::suppressed("users").into())
 }
 
 fn join_all(spi: &Spi, user: UserId, consumed: &Consumed) -> Result<Vec<Membership>, Failure> {

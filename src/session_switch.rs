@@ -27,11 +27,11 @@ impl From<Refusal> for Decision {
     }
 }
 
-/// `session_email` and `prompt` stand in place of the settings; None leaves what is set.
+/// `session_email` and `prompt` stand in place of the settings; None leaves the prompt that is set.
 pub fn decide(
     spi: &Spi,
     claim: &Claim,
-    session_email: Option<&str>,
+    session_email: &str,
     prompt: Option<&str>,
 ) -> Result<Decision, Failure> {
     if let Some(refusal) = Facts::stranger(ledger::facts(spi, claim)?) {
@@ -49,12 +49,19 @@ pub fn decide(
     })
 }
 
-/// The session account as the view reads it: a blank one is nobody.
-pub fn parse_session_email(session_email: &str) -> Result<Option<Email>, Failure> {
-    if session_email.trim().is_empty() {
-        return Ok(None);
+/// The session account: the argument, or the setting where that is NULL; empty for nobody. The view
+/// has the same rule: blanks are nobody, and what is no address is an error.
+pub fn session_email(argument: Option<&str>) -> Result<String, Failure> {
+    let setting = settings::session_email();
+    let (name, typed) = match argument {
+        Some(typed) => ("session_email", typed),
+        None => ("magic_link.session_email", setting.as_str()),
+    };
+    if typed.trim_ascii().is_empty() {
+        return Ok(String::new());
     }
-    Email::parse(session_email)
-        .map(Some)
-        .map_err(|why| Report::invalid("session_email", why).into())
+    match Email::parse(typed) {
+        Ok(email) => Ok(email.as_str().to_owned()),
+        Err(why) => Err(Report::invalid(name, why).into()),
+    }
 }

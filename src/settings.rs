@@ -54,18 +54,23 @@ pub fn max_expires_in() -> i32 {
     MAX_EXPIRES_IN.get()
 }
 
-/// Runs `body` with a session account and a prompt of its own; None leaves what is set.
+/// As it was set; empty for nobody.
+pub fn session_email() -> String {
+    let setting = SESSION_EMAIL_VALUE.get().unwrap_or_default();
+    setting.to_string_lossy().into_owned()
+}
+
+/// Runs `body` with a session account and a prompt of its own; None leaves the prompt that is set.
 pub fn with_session<T>(
-    session_email: Option<&str>,
+    session_email: &str,
     prompt: Option<&str>,
     body: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     // SAFETY: the level is closed below, or, after a failure, by the end of the transaction.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
-    for (name, value) in [(SESSION_EMAIL, session_email), (PROMPT, prompt)] {
-        if let Some(value) = value {
-            set_for_level(name, value)?;
-        }
+    set_for_level(SESSION_EMAIL, session_email)?;
+    if let Some(prompt) = prompt {
+        set_for_level(PROMPT, prompt)?;
     }
     let answer = body()?;
     // SAFETY: the level that was opened above; its settings go back to what they were.
@@ -111,12 +116,10 @@ mod tests {
     #[pg_test]
     fn a_call_overrides_the_session_for_its_length_alone() {
         Spi::run("SELECT set_config('magic_link.session_email', 'ada@example.com', true)").unwrap();
-        let inside = with_session(Some("eve@example.com"), Some("login"), || Ok(session()));
+        let inside = with_session("eve@example.com", Some("login"), || Ok(session()));
         assert_eq!(inside.unwrap(), pair("eve@example.com", "login"));
         assert_eq!(session(), pair("ada@example.com", ""));
-        let inside = with_session(None, None, || Ok(session()));
-        assert_eq!(inside.unwrap(), pair("ada@example.com", ""));
-        let inside = with_session(Some(""), None, || Ok(session()));
+        let inside = with_session("", None, || Ok(session()));
         assert_eq!(inside.unwrap(), pair("", ""));
         assert_eq!(session(), pair("ada@example.com", ""));
     }

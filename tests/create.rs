@@ -212,6 +212,22 @@ fn a_superuser_moves_the_longest_lifetime_for_a_role_or_a_database() {
     }
 }
 
+/// NULL asks for nothing, so the longest life does not stand against it.
+#[test]
+fn null_is_never_longer_than_the_longest_lifetime() {
+    let db = Database::new();
+    db.sql(&format!(
+        "ALTER ROLE {} SET magic_link.max_expires_in = 60",
+        db.backend_role()
+    ));
+    let mut backend = db.backend();
+    let issued = backend.create_for("ada@example.com", None, None).unwrap();
+    let lifetime = issued.expires_at.duration_since(issued.created_at).unwrap();
+    assert_eq!(lifetime.as_secs(), 60);
+    let asked = backend.create_for("ada@example.com", Some(600), None);
+    asked.refused("22023");
+}
+
 #[test]
 fn a_backend_cannot_lengthen_a_lifetime() {
     let db = Database::new();

@@ -331,6 +331,68 @@ fn a_trigger_that_swallows_rows_is_an_error_and_no_loop() {
     db.backend().create(ADA, "{}").refused("27000");
 }
 
+/// The answer is the row that was written, not the one that was meant.
+#[test]
+fn a_trigger_may_give_users_ids_of_its_own() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    db.sql(
+        "CREATE FUNCTION public.own_id() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN NEW.id := gen_random_uuid(); RETURN NEW; END';
+         CREATE TRIGGER own_id BEFORE INSERT ON magic_link.users
+             FOR EACH ROW EXECUTE FUNCTION public.own_id()",
+    );
+    let mut backend = db.backend();
+    let issued = backend
+        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
+        .unwrap();
+    let redeemed = backend.redeem(&issued.token, ADA).unwrap();
+    assert!(redeemed.user_created);
+    let user: String = db.value("SELECT id::text FROM magic_link.users", &[]);
+    let consumer: String = db.value("SELECT consumed_by FROM magic_link.one_time_tokens", &[]);
+    assert_eq!((&user, &consumer), (&redeemed.user_id, &redeemed.user_id));
+}
+
+/// What an application says in the words of a constraint is not taken for one that quotes the row.
+#[test]
+fn a_trigger_on_the_ledger_is_heard_whole() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    let issued = backend.create(ADA, "{}").unwrap();
+    db.sql(
+        "CREATE FUNCTION public.seats() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             RAISE EXCEPTION 'no seat is left' USING ERRCODE = '23514', DETAIL = '3 of 3 are taken.';
+         END $$;
+         CREATE TRIGGER seats AFTER UPDATE ON magic_link.one_time_tokens
+             FOR EACH ROW EXECUTE FUNCTION public.seats()",
+    );
+    let error = backend.redeem(&issued.token, ADA).refused("23514");
+    assert_eq!(error.detail(), Some("3 of 3 are taken."));
+}
+
+/// A hand in the table leads to an answer, or to an error that says so.
+#[test]
+fn a_row_edited_by_hand_is_no_internal_error() {
+    let db = Database::new();
+    db.organization("acme", &[]);
+    let mut backend = db.backend();
+    let edit = |column: &str, value: &str| {
+        db.sql(&format!(
+            "UPDATE magic_link.one_time_tokens SET {column} = {value} WHERE consumed_at IS NULL"
+        ));
+    };
+    let issued = backend.create(ADA, "{}").unwrap();
+    edit("organization_ids", "'{acme,NULL}'");
+    let redeemed = backend.redeem(&issued.token, ADA).unwrap();
+    assert_eq!(redeemed.memberships[0]["organizationId"], "acme");
+
+    let issued = backend
+        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
+        .unwrap();
+    edit("context", "'[]'");
+    backend.redeem(&issued.token, ADA).refused("XX001");
+}
+
 /// A trigger may call the very functions that fired it.
 #[test]
 fn a_trigger_may_create_and_redeem_tokens_itself() {

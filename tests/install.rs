@@ -268,3 +268,22 @@ fn a_table_can_be_altered_under_a_session() {
     db.sql("ALTER TABLE magic_link.users DROP COLUMN nickname");
     story();
 }
+
+/// As after an update that only one of library and declarations went through.
+#[test]
+fn a_declaration_that_does_not_match_the_library_is_refused() {
+    let db = Database::new();
+    db.sql(
+        "CREATE FUNCTION public.redeem(token text, email text, OUT outcome text) LANGUAGE c
+         AS '$libdir/magic_link', 'magic_link_check_one_time_token';
+         CREATE FUNCTION public.decide(text, text, text, text, OUT decision text) LANGUAGE c
+         AS '$libdir/magic_link', 'magic_link_session_switch_decision'",
+    );
+    for call in ["redeem('x', 'a@b.c')", "decide('x', 'a@b.c', '', '')"] {
+        let error = db
+            .superuser()
+            .batch_execute(&format!("SELECT public.{call}"));
+        let error = error.refused("42P13");
+        assert_eq!(error.hint(), Some("Run ALTER EXTENSION magic_link UPDATE."));
+    }
+}

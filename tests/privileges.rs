@@ -257,9 +257,10 @@ fn a_views_filter_sees_no_hash() {
 #[test]
 fn granting_twice_changes_nothing() {
     let db = Database::new();
-    let acls = "SELECT coalesce(proacl::text, '') FROM pg_proc WHERE pronamespace = 'magic_link'::regnamespace
-                UNION ALL SELECT coalesce(relacl::text, '') FROM pg_class WHERE relnamespace = 'magic_link'::regnamespace
-                UNION ALL SELECT nspacl::text FROM pg_namespace WHERE nspname = 'magic_link'";
+    let acls = "SELECT concat(oid::regprocedure, proacl) FROM pg_proc WHERE pronamespace = 'magic_link'::regnamespace
+                UNION ALL SELECT concat(oid::regclass, relacl) FROM pg_class WHERE relnamespace = 'magic_link'::regnamespace
+                UNION ALL SELECT concat(nspname, nspacl) FROM pg_namespace WHERE nspname = 'magic_link'
+                ORDER BY 1";
     let before = list(&db, acls);
     db.sql(&format!(
         "SELECT magic_link.grant_backend('{}')",

@@ -38,16 +38,23 @@ fn process_id(client: &mut Client) -> i32 {
         .get(0)
 }
 
+type Answer = Result<Redeemed, magic_link_harness::postgres::Error>;
+
 /// Starts redeeming behind a transaction that holds the token, does `then`, and answers how it went.
-fn redeem_behind(
+fn redeem_behind(db: &Database, token: &str, then: impl FnOnce()) -> Answer {
+    redeem_in_behind(db, None, token, then)
+}
+
+fn redeem_in_behind(
     db: &Database,
+    interaction_event: Option<&str>,
     token: &str,
     then: impl FnOnce(),
-) -> Result<Redeemed, magic_link_harness::postgres::Error> {
+) -> Answer {
     let mut waiting = db.backend();
     let waiter = process_id(&mut waiting);
     thread::scope(|scope| {
-        let redemption = scope.spawn(move || waiting.redeem(token, ADA));
+        let redemption = scope.spawn(move || waiting.redeem_in(interaction_event, token, ADA));
         until_waiting_for_lock(db, waiter);
         then();
         redemption.join().unwrap()
@@ -308,30 +315,48 @@ fn a_user_that_the_application_created_meanwhile_is_found() {
     assert_eq!(db.value::<String>(consumer, &[]), redeemed.user_id);
 }
 
-/// Nobody becomes a member who is gone; the second try creates the user anew.
-#[test]
-fn a_user_deleted_meanwhile_is_to_be_tried_again() {
+/// A known user, who is deleted while a redemption in this event waits for it.
+fn redeem_while_the_user_is_deleted(event: &str) -> (Database<'static>, String, Answer) {
     let db = Database::new();
     db.organization("acme", &["member"]);
     db.sql(&format!(
         "INSERT INTO magic_link.users (email) VALUES ('{ADA}')"
     ));
     let context = r#"{"jitOrganizationIds": ["acme"]}"#;
-    let issued = db.backend().create(ADA, context).unwrap();
+    let token = db.backend().create(ADA, context).unwrap().token;
     let mut superuser = db.superuser();
     let mut deleting = superuser.transaction().unwrap();
     deleting
         .execute("DELETE FROM magic_link.users", &[])
         .unwrap();
-    let before = db.value::<String>("SELECT t::text FROM magic_link.one_time_tokens AS t", &[]);
+    let answer = redeem_in_behind(&db, Some(event), &token, || deleting.commit().unwrap());
+    (db, token, answer)
+}
 
-    redeem_behind(&db, &issued.token, || deleting.commit().unwrap()).refused("40001");
-
-    let after = db.value::<String>("SELECT t::text FROM magic_link.one_time_tokens AS t", &[]);
-    assert_eq!(before, after);
-    let redeemed = db.backend().redeem(&issued.token, ADA).unwrap();
+/// Nobody becomes a member who is gone: the user is created anew.
+#[test]
+fn a_user_deleted_meanwhile_is_created_anew() {
+    let (db, _, answer) = redeem_while_the_user_is_deleted("Register");
+    let redeemed = answer.unwrap();
     assert!(redeemed.user_created);
     assert_eq!(redeemed.memberships[0]["status"], "added");
+    let user: String = db.value("SELECT id::text FROM magic_link.users", &[]);
+    let consumer: String = db.value("SELECT consumed_by FROM magic_link.one_time_tokens", &[]);
+    assert_eq!((&user, &consumer), (&redeemed.user_id, &redeemed.user_id));
+}
+
+/// Where a user may not be created, the second try finds none.
+#[test]
+fn a_sign_in_of_a_user_deleted_meanwhile_is_to_be_tried_again() {
+    let (db, token, answer) = redeem_while_the_user_is_deleted("SignIn");
+    answer.refused("40001");
+    assert_eq!(
+        db.count("magic_link.one_time_token_status WHERE status = 'active'"),
+        1
+    );
+    let again = db.backend().redeem_in(Some("SignIn"), &token, ADA);
+    again.refused("OT007");
+    assert_eq!(db.count("magic_link.users"), 0);
 }
 
 /// A serializable application gets its retry, not a second redemption.

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::thread;
 
 use magic_link_harness::postgres::{Client, Error};
-use magic_link_harness::{Calls, Cluster, Database, Issued};
+use magic_link_harness::{Calls, Cluster, Database, Issued, until};
 use sha2::{Digest, Sha256};
 
 const ADA: &str = "ada@example.com";
@@ -18,6 +18,8 @@ fn talkative() -> &'static Cluster {
             ("log_error_verbosity", "verbose"),
             ("log_min_error_statement", "error"),
             ("log_parameter_max_length_on_error", "-1"),
+            ("log_lock_waits", "on"),
+            ("deadlock_timeout", "10ms"),
         ])
         .until_exit()
     })
@@ -266,10 +268,6 @@ fn errors_of_others_show_no_token_nor_does_the_log() {
 #[test]
 fn a_deadlock_shows_no_token() {
     let db = Database::of(talkative());
-    db.sql(&format!(
-        "ALTER ROLE {} SET deadlock_timeout = '10ms'",
-        db.backend_role()
-    ));
     let [first, second] = [(); 2].map(|()| db.backend().create(ADA, "{}").unwrap().token);
     let redeem = |client: &mut Client, token: &str| {
         client.batch_execute(&format!(
@@ -297,6 +295,40 @@ fn a_deadlock_shows_no_token() {
     assert_eq!(victims[0].code().unwrap().code(), "40P01");
     assert_keeps(&secrets, "an error", &words(victims[0]));
     assert_keeps(&secrets, "the log", &own_log(&db));
+}
+
+/// A server that says that a call waits, or ends it, says so itself and not through an error of ours.
+#[test]
+fn neither_waiting_nor_being_ended_shows_a_token() {
+    let db = Database::of(talkative());
+    let token = db.backend().create(ADA, "{}").unwrap().token;
+    let mut superuser = db.superuser();
+    let mut holding = superuser.transaction().unwrap();
+    holding
+        .execute("SELECT FROM magic_link.one_time_tokens FOR UPDATE", &[])
+        .unwrap();
+    let mut backend = db.backend();
+    let redeem = format!("SELECT magic_link.redeem_one_time_token('{token}', '{ADA}')");
+    thread::scope(|scope| {
+        let waiting = scope.spawn(move || backend.batch_execute(&redeem));
+        until("the log says that it waits", || {
+            let waits = format!(" {} LOG:  00000: process", db.name());
+            db.cluster().log().contains(&waits)
+        });
+        let ended: bool = db.value(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE datname = current_database() AND usename = $1",
+            &[&db.backend_role()],
+        );
+        assert!(ended);
+        waiting.join().unwrap().unwrap_err();
+    });
+    let log = own_log(&db);
+    assert!(
+        log.contains("FATAL:  57P01: terminating connection"),
+        "{log}"
+    );
+    assert_keeps(&spellings(&token), "the log", &own_log(&db));
 }
 
 /// PL/pgSQL quotes its statement in the CONTEXT of an error, and a portal its parameters.

@@ -215,6 +215,33 @@ fn null_means_what_is_set_and_empty_means_nobody_and_no_prompt() {
     assert_eq!(ask(Some("mallory@example.com"), Some("none")), "ask");
 }
 
+/// A setting that is no address is nobody's session, and not nobody; the error says where it is from.
+#[test]
+fn a_session_account_that_is_no_address_is_named() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    let token = backend.create(ADA, "{}").unwrap().token;
+    let view = "SELECT decision FROM magic_link.session_switch";
+    let set = "SELECT set_config('magic_link.session_email', $1, false)";
+
+    backend.execute(set, &[&"nonsense"]).unwrap();
+    let error = backend.decide(&token, ADA, None, None).refused("22023");
+    assert_eq!(error.message(), "invalid magic_link.session_email");
+    backend.query(view, &[]).refused("22023");
+    let error = backend.decide(&token, ADA, Some("nonsense"), None);
+    assert_eq!(error.refused("22023").message(), "invalid session_email");
+
+    for blank in ["", " ", " \t\r\n"] {
+        backend.execute(set, &[&blank]).unwrap();
+        let seen: String = backend.query_one(view, &[]).unwrap().get(0);
+        let decided = backend.decide(&token, ADA, None, None).unwrap();
+        assert_eq!(
+            (seen, decided),
+            ("redeem".to_owned(), decision("redeem", None))
+        );
+    }
+}
+
 #[test]
 fn an_operator_can_make_the_settings_for_a_role() {
     let tokens = Tokens::new();

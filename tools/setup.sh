@@ -85,8 +85,8 @@ install_cargo_pgrx() {
   local version=$1
   [ "$("$root/.tools/bin/cargo-pgrx" --version 2>/dev/null | awk '{print $NF}')" != "$version" ] || return 0
   say "      building cargo-pgrx $version into .tools (about two minutes, once)"
-  # A debug build takes less than half as long to make and is as quick in use.
-  CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "$version" --locked --debug --force \
+  # A debug build takes less than half as long to make and is as quick in use. The default features would need OpenSSL.
+  CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "$version" --locked --debug --no-default-features --force \
     --root "$root/.tools" || die "could not install cargo-pgrx $version"
 }
 

@@ -21,12 +21,14 @@ pub(crate) const TEMPLATE: &str = "with_magic_link";
 /// What every cluster is told; what a test asks for comes after it and wins.
 ///
 /// The log's prefix is the SQLSTATE and the database, so that a test can look for what went wrong in
-/// its own database. Autovacuum would connect to the template and keep it from being copied.
+/// its own database. Autovacuum would connect to the template and keep it from being copied. What
+/// waits in vain for another connection of the same test is to fail, not to hang.
 const SETTINGS: &[(&str, &str)] = &[
     ("listen_addresses", ""),
     ("max_connections", "200"),
     ("fsync", "off"),
     ("autovacuum", "off"),
+    ("statement_timeout", "2min"),
     ("log_line_prefix", "%e %d "),
     ("log_min_error_statement", "error"),
     ("log_statement", "none"),
