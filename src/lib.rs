@@ -6,6 +6,8 @@
 //! The rooms, and which way their arrows run:
 //! doors → issuance, redemption, session_switch → ledger, directory → statements → raise.
 
+use std::ffi::CStr;
+
 use pgrx::pg_guard;
 
 // Pure rooms, which know no PostgreSQL.
@@ -30,7 +32,12 @@ mod raise;
 mod settings;
 mod system;
 
-::pgrx::pg_module_magic!(name = c"magic_link", version = c"0.1.0");
+const VERSION: &CStr =
+    match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {
+        Ok(version) => version,
+        Err(_) => c"",
+    };
+::pgrx::pg_module_magic!(name = c"magic_link", version = VERSION);
 
 ::pgrx::extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
 ::pgrx::extension_sql_file!(

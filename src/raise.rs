@@ -332,7 +332,7 @@ unsafe fn throw(error: Throwable) -> ! {
                 if !hint.is_null() {
                     errhint(VERBATIM.as_ptr(), hint);
                 }
-                errfinish(c"raise.rs".as_ptr(), 0, c"magic_link".as_ptr());
+                errfinish(c"raise.rs".as_ptr(), line!() as c_int, c"throw".as_ptr());
                 std::process::abort()
             }
         }
