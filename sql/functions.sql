@@ -55,7 +55,7 @@ AS 'MODULE_PATHNAME', 'magic_link_create_one_time_token';
 COMMENT ON FUNCTION magic_link.create_one_time_token(text, integer, jsonb) IS
 'Issues a token for an address, which need not be known, and answers one row. The token is shown here and never again; mail the link to the email of the row, not to what was typed. Call it in FROM: (f(…)).* would issue a token for each column.
 expires_in: seconds, from 1 to magic_link.max_expires_in.
-context: an object of at most 16 KiB, handed back on redemption; jitOrganizationIds (array of at most 100 organization ids to join), organizationRoleIds (object: organization id to array of role ids, in place of its default roles) and interactionEvent (a word: only a caller that names it can redeem the token) are checked.
+context: an object of at most 16 KiB, handed back on redemption; jitOrganizationIds (array of at most 100 organization ids to join), organizationRoleIds (object: organization id to array of role ids, in place of its default roles, for organizations of the first key) and interactionEvent (a word: only a caller that names it can redeem the token) are checked.
 NULL: expires_in means 600, or magic_link.max_expires_in where that is less; context means {}.
 Errors: 22004 for a NULL email; 22023 for an invalid address, lifetime or context; 23503 for an unknown organization or role; 25006 in a read-only transaction.';
 

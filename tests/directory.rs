@@ -302,6 +302,23 @@ fn a_constraint_that_fails_is_named() {
     );
 }
 
+/// On the ledger too, but without the row, which holds the hash.
+#[test]
+fn a_constraint_that_fails_on_the_ledger_quotes_no_row() {
+    let db = Database::new();
+    db.sql(
+        "ALTER TABLE magic_link.one_time_tokens ADD CONSTRAINT only_ours CHECK (email LIKE '%@example.com')",
+    );
+    let error = db
+        .backend()
+        .create("eve@example.org", "{}")
+        .refused("23514");
+    assert_eq!(
+        (error.constraint(), error.detail()),
+        (Some("only_ours"), None)
+    );
+}
+
 #[test]
 fn a_trigger_that_swallows_rows_is_an_error_and_no_loop() {
     let swallow = |db: &Database, event: &str, table: &str| {

@@ -90,6 +90,15 @@ fn everything_explains_itself_in_psql() {
     assert_eq!(silent, [""; 0]);
 }
 
+/// Without it an update of the ledger would in time find no room in its page.
+#[test]
+fn the_ledger_leaves_room_for_its_updates() {
+    let db = Database::new();
+    let options =
+        "SELECT reloptions FROM pg_class WHERE oid = 'magic_link.one_time_tokens'::regclass";
+    assert_eq!(db.value::<Vec<String>>(options, &[]), ["fillfactor=45"]);
+}
+
 #[test]
 fn all_tables_are_marked_for_pg_dump() {
     let db = Database::new();

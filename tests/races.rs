@@ -264,25 +264,69 @@ fn an_organization_deleted_meanwhile_is_missing() {
 
 #[test]
 fn a_role_deleted_meanwhile_is_passed_over() {
+    let default_roles = r#"{"jitOrganizationIds": ["acme"]}"#;
+    let named_roles = r#"{"jitOrganizationIds": ["acme"],
+                          "organizationRoleIds": {"acme": ["gone", "kept"]}}"#;
+    for context in [default_roles, named_roles] {
+        let db = Database::new();
+        db.organization("acme", &["gone", "kept"]);
+        let issued = db.backend().create(ADA, context).unwrap();
+        let mut superuser = db.superuser();
+        let mut deleting = superuser.transaction().unwrap();
+        let delete = "DELETE FROM magic_link.organization_roles WHERE id = 'gone'";
+        deleting.execute(delete, &[]).unwrap();
+        let redeemed = redeem_behind(&db, &issued.token, || deleting.commit().unwrap()).unwrap();
+        let role_ids = &redeemed.memberships[0]["roleIds"];
+        assert_eq!(role_ids, &serde_json::json!(["kept"]), "{context}");
+    }
+}
+
+/// Whoever holds one role and wants another gets it: a redemption that waits has none of later order.
+#[test]
+fn roles_are_locked_in_the_order_of_their_ids() {
     let db = Database::new();
-    db.organization("acme", &["gone", "kept"]);
-    let issued = db
-        .backend()
-        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-        .unwrap();
+    db.organization("acme", &["z", "a"]);
+    let context = r#"{"jitOrganizationIds": ["acme"]}"#;
+    let token = db.backend().create(ADA, context).unwrap().token;
     let mut superuser = db.superuser();
-    let mut deleting = superuser.transaction().unwrap();
-    deleting
-        .execute(
-            "DELETE FROM magic_link.organization_roles WHERE id = 'gone'",
-            &[],
-        )
-        .unwrap();
-    let redeemed = redeem_behind(&db, &issued.token, || deleting.commit().unwrap()).unwrap();
-    assert_eq!(
-        redeemed.memberships[0]["roleIds"],
-        serde_json::json!(["kept"])
-    );
+    let mut holding = superuser.transaction().unwrap();
+    let lock = "SELECT FROM magic_link.organization_roles WHERE id = $1 FOR UPDATE NOWAIT";
+    assert_eq!(holding.execute(lock, &[&"a"]).unwrap(), 1);
+    let redeemed = redeem_behind(&db, &token, || {
+        assert_eq!(holding.execute(lock, &[&"z"]).unwrap(), 1);
+        holding.commit().unwrap();
+    });
+    let role_ids = redeemed.unwrap().memberships[0]["roleIds"].clone();
+    assert_eq!(role_ids, serde_json::json!(["a", "z"]));
+}
+
+#[test]
+fn a_membership_stays_while_roles_are_granted_to_it() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    let mut backend = db.backend();
+    let context = r#"{"jitOrganizationIds": ["acme"]}"#;
+    let [first, second] = [(); 2].map(|()| backend.create(ADA, context).unwrap().token);
+    backend.redeem(&first, ADA).unwrap();
+
+    let mut superuser = db.superuser();
+    let mut holding = superuser.transaction().unwrap();
+    let lock = "SELECT FROM magic_link.organization_roles FOR UPDATE";
+    holding.execute(lock, &[]).unwrap();
+    let mut deleter = db.superuser();
+    let deleting = process_id(&mut deleter);
+    let redeemed = redeem_behind(&db, &second, || {
+        thread::scope(|scope| {
+            let delete = "DELETE FROM magic_link.organization_memberships";
+            let deletion = scope.spawn(move || deleter.execute(delete, &[]));
+            until_waiting_for_lock(&db, deleting);
+            holding.rollback().unwrap();
+            assert_eq!(deletion.join().unwrap().unwrap(), 1);
+        });
+    });
+    let redeemed = redeemed.unwrap();
+    assert_eq!(redeemed.memberships[0]["status"], "already_member");
+    assert_eq!(db.count("magic_link.organization_membership_roles"), 0);
 }
 
 /// A user created by another redemption that was rolled back is created by the one that waited.

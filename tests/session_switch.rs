@@ -2,7 +2,7 @@
 //! contract, through the view and through the function.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database, Issued, Refused};
+use magic_link_harness::{Calls, Database, Issued, Refused, until_expired};
 
 const ADA: &str = "ada@example.com";
 const EVE: &str = "eve@example.com";
@@ -388,4 +388,24 @@ fn the_status_for_people_is_never_stale() {
         &[],
     );
     assert_eq!(counts, "active 4, consumed 1, expired 1, revoked 1");
+}
+
+/// By the clock on the wall, also within a transaction that began before.
+#[test]
+fn a_token_that_expires_in_a_transaction_is_seen_to() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    let issued = backend.create_for(ADA, Some(1), None).unwrap();
+    let mut superuser = db.superuser();
+    let mut transaction = superuser.transaction().unwrap();
+    let seen = "SELECT s.status, t.status, s.decision, s.reason
+                  FROM magic_link.session_switch AS s
+                  JOIN magic_link.one_time_token_status AS t ON t.id = s.token_id";
+    transaction.query_one(seen, &[]).unwrap();
+    until_expired(&db, issued.id);
+    let row = transaction.query_one(seen, &[]).unwrap();
+    let columns = [0, 1, 2, 3].map(|column| row.get::<_, String>(column));
+    assert_eq!(columns, ["expired", "expired", "refuse", "token_expired"]);
+    let decided = transaction.decide(&issued.token, ADA, None, None).unwrap();
+    assert_eq!(decided, decision("refuse", Some("token_expired")));
 }
