@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 
 const ADA: &str = "ada@example.com";
 
+/// The context of an invitation.
+const JOIN_ACME: &str = r#"{"jitOrganizationIds": ["acme"]}"#;
+
 /// Issues and redeems a token with this context.
 #[track_caller]
 fn join(backend: &mut Client, email: &str, context: &Value) -> Redeemed {
@@ -260,9 +263,7 @@ fn a_trigger_that_raises_leaves_nothing_behind_and_is_heard() {
         let db = Database::new();
         db.organization("acme", &["member"]);
         let mut backend = db.backend();
-        let issued = backend
-            .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-            .unwrap();
+        let issued = backend.create(ADA, JOIN_ACME).unwrap();
         let before = db.contents();
         raise_on(&db, event, table);
 
@@ -332,9 +333,7 @@ fn a_trigger_that_swallows_rows_is_an_error_and_no_loop() {
         let db = Database::new();
         db.organization("acme", &["member"]);
         let mut backend = db.backend();
-        let issued = backend
-            .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-            .unwrap();
+        let issued = backend.create(ADA, JOIN_ACME).unwrap();
         let before = db.contents();
         swallow(&db, event, table);
         let error = backend.redeem(&issued.token, ADA).refused("27000");
@@ -360,9 +359,7 @@ fn a_trigger_may_give_users_ids_of_its_own() {
              FOR EACH ROW EXECUTE FUNCTION public.own_id()",
     );
     let mut backend = db.backend();
-    let issued = backend
-        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-        .unwrap();
+    let issued = backend.create(ADA, JOIN_ACME).unwrap();
     let redeemed = backend.redeem(&issued.token, ADA).unwrap();
     assert!(redeemed.user_created);
     let user: String = db.value("SELECT id::text FROM magic_link.users", &[]);
@@ -403,9 +400,7 @@ fn a_row_edited_by_hand_is_no_internal_error() {
     let redeemed = backend.redeem(&issued.token, ADA).unwrap();
     assert_eq!(redeemed.memberships[0]["organizationId"], "acme");
 
-    let issued = backend
-        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-        .unwrap();
+    let issued = backend.create(ADA, JOIN_ACME).unwrap();
     edit("context", "'[]'");
     backend.redeem(&issued.token, ADA).refused("XX001");
 }
@@ -442,9 +437,7 @@ fn a_redemption_that_is_rolled_back_never_was() {
     let db = Database::new();
     db.organization("acme", &["member"]);
     let mut backend = db.backend();
-    let issued = backend
-        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-        .unwrap();
+    let issued = backend.create(ADA, JOIN_ACME).unwrap();
     let before = db.contents();
 
     let mut transaction = backend.transaction().unwrap();

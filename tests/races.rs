@@ -10,6 +10,9 @@ use magic_link_harness::{
 
 const ADA: &str = "ada@example.com";
 
+/// The context of an invitation.
+const JOIN_ACME: &str = r#"{"jitOrganizationIds": ["acme"]}"#;
+
 /// Runs one closure for each item in a thread of its own, all from the same moment on.
 fn at_once<I: Send, T: Send>(items: Vec<I>, run: impl Fn(I) -> T + Sync) -> Vec<T> {
     let start = Barrier::new(items.len());
@@ -65,10 +68,7 @@ fn redeem_in_behind(
 fn of_64_redemptions_of_one_token_exactly_one_succeeds() {
     let db = Database::new();
     db.organization("acme", &["member"]);
-    let issued = db
-        .backend()
-        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-        .unwrap();
+    let issued = db.backend().create(ADA, JOIN_ACME).unwrap();
     let backends: Vec<_> = (0..64).map(|_| db.backend()).collect();
 
     let answers = at_once(backends, |mut backend| backend.redeem(&issued.token, ADA));
@@ -108,9 +108,7 @@ fn many_tokens_of_one_new_address_make_one_user() {
     let mut backend = db.backend();
     let claims: Vec<_> = (0..32)
         .map(|_| {
-            let issued = backend
-                .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-                .unwrap();
+            let issued = backend.create(ADA, JOIN_ACME).unwrap();
             (db.backend(), issued.token)
         })
         .collect();
@@ -248,10 +246,7 @@ fn whoever_waited_finds_the_token_revoked() {
 fn an_organization_deleted_meanwhile_is_missing() {
     let db = Database::new();
     db.organization("acme", &["member"]);
-    let issued = db
-        .backend()
-        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-        .unwrap();
+    let issued = db.backend().create(ADA, JOIN_ACME).unwrap();
     let mut superuser = db.superuser();
     let mut deleting = superuser.transaction().unwrap();
     deleting
@@ -264,7 +259,7 @@ fn an_organization_deleted_meanwhile_is_missing() {
 
 #[test]
 fn a_role_deleted_meanwhile_is_passed_over() {
-    let default_roles = r#"{"jitOrganizationIds": ["acme"]}"#;
+    let default_roles = JOIN_ACME;
     let named_roles = r#"{"jitOrganizationIds": ["acme"],
                           "organizationRoleIds": {"acme": ["gone", "kept"]}}"#;
     for context in [default_roles, named_roles] {
@@ -286,8 +281,7 @@ fn a_role_deleted_meanwhile_is_passed_over() {
 fn roles_are_locked_in_the_order_of_their_ids() {
     let db = Database::new();
     db.organization("acme", &["z", "a"]);
-    let context = r#"{"jitOrganizationIds": ["acme"]}"#;
-    let token = db.backend().create(ADA, context).unwrap().token;
+    let token = db.backend().create(ADA, JOIN_ACME).unwrap().token;
     let mut superuser = db.superuser();
     let mut holding = superuser.transaction().unwrap();
     let lock = "SELECT FROM magic_link.organization_roles WHERE id = $1 FOR UPDATE NOWAIT";
@@ -305,8 +299,7 @@ fn a_membership_stays_while_roles_are_granted_to_it() {
     let db = Database::new();
     db.organization("acme", &["member"]);
     let mut backend = db.backend();
-    let context = r#"{"jitOrganizationIds": ["acme"]}"#;
-    let [first, second] = [(); 2].map(|()| backend.create(ADA, context).unwrap().token);
+    let [first, second] = [(); 2].map(|()| backend.create(ADA, JOIN_ACME).unwrap().token);
     backend.redeem(&first, ADA).unwrap();
 
     let mut superuser = db.superuser();
@@ -366,8 +359,7 @@ fn redeem_while_the_user_is_deleted(event: &str) -> (Database<'static>, String, 
     db.sql(&format!(
         "INSERT INTO magic_link.users (email) VALUES ('{ADA}')"
     ));
-    let context = r#"{"jitOrganizationIds": ["acme"]}"#;
-    let token = db.backend().create(ADA, context).unwrap().token;
+    let token = db.backend().create(ADA, JOIN_ACME).unwrap().token;
     let mut superuser = db.superuser();
     let mut deleting = superuser.transaction().unwrap();
     deleting
@@ -428,10 +420,7 @@ fn a_redemption_with_an_older_snapshot_is_to_be_tried_again() {
 fn a_backend_that_goes_away_leaves_the_token_as_it_was() {
     let db = Database::new();
     db.organization("acme", &["member"]);
-    let issued = db
-        .backend()
-        .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
-        .unwrap();
+    let issued = db.backend().create(ADA, JOIN_ACME).unwrap();
     let before = db.contents();
     let leave: [&dyn Fn(Client, i32); 2] = [&|client, _| drop(client), &|_client, process_id| {
         let killed: bool = db.value("SELECT pg_terminate_backend($1)", &[&process_id]);
