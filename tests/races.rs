@@ -64,6 +64,20 @@ fn redeem_in_behind(
     })
 }
 
+/// Redeems behind a transaction of a superuser that has run this statement, and then commits.
+fn redeem_behind_commit(
+    db: &Database,
+    interaction_event: Option<&str>,
+    token: &str,
+    statement: &str,
+) -> Answer {
+    let mut superuser = db.superuser();
+    let mut transaction = superuser.transaction().unwrap();
+    transaction.execute(statement, &[]).unwrap();
+    let commit = || transaction.commit().unwrap();
+    redeem_in_behind(db, interaction_event, token, commit)
+}
+
 #[test]
 fn of_64_redemptions_of_one_token_exactly_one_succeeds() {
     let db = Database::new();
@@ -230,15 +244,8 @@ fn whoever_waited_too_long_finds_the_token_expired() {
 fn whoever_waited_finds_the_token_revoked() {
     let db = Database::new();
     let issued = db.backend().create(ADA, "{}").unwrap();
-    let mut superuser = db.superuser();
-    let mut revoking = superuser.transaction().unwrap();
-    revoking
-        .execute(
-            "UPDATE magic_link.one_time_tokens SET revoked_at = clock_timestamp()",
-            &[],
-        )
-        .unwrap();
-    redeem_behind(&db, &issued.token, || revoking.commit().unwrap()).refused("OT004");
+    let revoke = "UPDATE magic_link.one_time_tokens SET revoked_at = clock_timestamp()";
+    redeem_behind_commit(&db, None, &issued.token, revoke).refused("OT004");
 }
 
 /// An organization that is being deleted is either joined and then gone, or missing; never an error.
@@ -247,12 +254,8 @@ fn an_organization_deleted_meanwhile_is_missing() {
     let db = Database::new();
     db.organization("acme", &["member"]);
     let issued = db.backend().create(ADA, JOIN_ACME).unwrap();
-    let mut superuser = db.superuser();
-    let mut deleting = superuser.transaction().unwrap();
-    deleting
-        .execute("DELETE FROM magic_link.organizations", &[])
-        .unwrap();
-    let redeemed = redeem_behind(&db, &issued.token, || deleting.commit().unwrap()).unwrap();
+    let delete = "DELETE FROM magic_link.organizations";
+    let redeemed = redeem_behind_commit(&db, None, &issued.token, delete).unwrap();
     assert_eq!(redeemed.memberships[0]["status"], "organization_missing");
     assert_eq!(db.count("magic_link.organization_memberships"), 0);
 }
@@ -266,11 +269,8 @@ fn a_role_deleted_meanwhile_is_passed_over() {
         let db = Database::new();
         db.organization("acme", &["gone", "kept"]);
         let issued = db.backend().create(ADA, context).unwrap();
-        let mut superuser = db.superuser();
-        let mut deleting = superuser.transaction().unwrap();
         let delete = "DELETE FROM magic_link.organization_roles WHERE id = 'gone'";
-        deleting.execute(delete, &[]).unwrap();
-        let redeemed = redeem_behind(&db, &issued.token, || deleting.commit().unwrap()).unwrap();
+        let redeemed = redeem_behind_commit(&db, None, &issued.token, delete).unwrap();
         let role_ids = &redeemed.memberships[0]["roleIds"];
         assert_eq!(role_ids, &serde_json::json!(["kept"]), "{context}");
     }
@@ -340,13 +340,8 @@ fn a_user_that_another_redemption_took_back_is_created() {
 fn a_user_that_the_application_created_meanwhile_is_found() {
     let db = Database::new();
     let issued = db.backend().create(ADA, "{}").unwrap();
-    let mut superuser = db.superuser();
-    let mut creating = superuser.transaction().unwrap();
-    creating
-        .execute("INSERT INTO magic_link.users (email) VALUES ($1)", &[&ADA])
-        .unwrap();
-    let answer = redeem_behind(&db, &issued.token, || creating.commit().unwrap());
-    let redeemed = answer.unwrap();
+    let create = format!("INSERT INTO magic_link.users (email) VALUES ('{ADA}')");
+    let redeemed = redeem_behind_commit(&db, None, &issued.token, &create).unwrap();
     assert!(!redeemed.user_created);
     let consumer = "SELECT consumed_by FROM magic_link.one_time_tokens";
     assert_eq!(db.value::<String>(consumer, &[]), redeemed.user_id);
@@ -360,12 +355,8 @@ fn redeem_while_the_user_is_deleted(event: &str) -> (Database<'static>, String, 
         "INSERT INTO magic_link.users (email) VALUES ('{ADA}')"
     ));
     let token = db.backend().create(ADA, JOIN_ACME).unwrap().token;
-    let mut superuser = db.superuser();
-    let mut deleting = superuser.transaction().unwrap();
-    deleting
-        .execute("DELETE FROM magic_link.users", &[])
-        .unwrap();
-    let answer = redeem_in_behind(&db, Some(event), &token, || deleting.commit().unwrap());
+    let delete = "DELETE FROM magic_link.users";
+    let answer = redeem_behind_commit(&db, Some(event), &token, delete);
     (db, token, answer)
 }
 
