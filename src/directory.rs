@@ -7,6 +7,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::email::Email;
+use crate::fmgr::pg_uuid;
 use crate::raise::{Failure, Report};
 use crate::statements::{Parameters, Row, Spi, statements};
 
@@ -75,7 +76,7 @@ impl UserId {
     }
 
     fn parameter(self) -> pgrx::Uuid {
-        pgrx::Uuid::from_bytes(self.0.into_bytes())
+        pg_uuid(self.0)
     }
 }
 

@@ -6,9 +6,9 @@ use pgrx::datum::TimestampWithTimeZone;
 
 use crate::context::{Context, InteractionEvent};
 use crate::email::Email;
-use crate::fmgr::{Answer, Call, Columns, Jsonb, door, forbid_in_read_only_transaction};
+use crate::fmgr::{Answer, Call, Columns, Jsonb, door, forbid_in_read_only_transaction, pg_uuid};
 use crate::issuance::{self, Lifetime, Order};
-use crate::ledger::{Claim, pg_uuid};
+use crate::ledger::Claim;
 use crate::link;
 use crate::outcome::Refusal;
 use crate::raise::{Failure, Report};

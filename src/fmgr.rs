@@ -8,6 +8,7 @@ use std::ffi::{CStr, CString};
 use pgrx::fcinfo::{direct_function_call, direct_function_call_as_datum, pg_getarg};
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::raise::{Failure, Report, SqlState, internal, or_throw};
 
@@ -136,6 +137,11 @@ impl Columns {
         self.values.push(datum.unwrap_or(pg_sys::Datum::null()));
         self
     }
+}
+
+/// The same 16 bytes in pgrx's type.
+pub fn pg_uuid(id: Uuid) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(id.into_bytes())
 }
 
 /// A jsonb value, kept as PostgreSQL holds it, so that it is handed back whole: numbers and depths

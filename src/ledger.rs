@@ -1,14 +1,16 @@
 //! The token's row: written when it is issued, consumed once, read to say why not.
 
+use std::thread::LocalKey;
+
 use pgrx::datum::TimestampWithTimeZone as Timestamp;
 use uuid::Uuid;
 
 use crate::context::{Context, InteractionEvent};
 use crate::email::Email;
-use crate::fmgr::Jsonb;
+use crate::fmgr::{Jsonb, pg_uuid};
 use crate::outcome::Facts;
 use crate::raise::{Failure, Report};
-use crate::statements::{Parameters, Row, Spi, statements};
+use crate::statements::{Parameters, Row, Spi, Statement, statements};
 use crate::token::{Token, TokenHash};
 
 statements! {
@@ -114,7 +116,7 @@ pub fn insert(spi: &Spi, issue: Issue) -> Result<Uuid, Failure> {
         .and(issue.context)
         .and(issue.created_at)
         .and(issue.expires_at);
-    if !spi.any(&INSERT, row).map_err(without_row)? {
+    if change(spi, &INSERT, row)?.is_none() {
         return Err(Report::suppressed("one_time_tokens").into());
     }
     Ok(id)
@@ -123,13 +125,12 @@ pub fn insert(spi: &Spi, issue: Issue) -> Result<Uuid, Failure> {
 /// The guarded UPDATE: of any number of callers at once, exactly one gets the row.
 pub fn consume(spi: &Spi, claim: &Claim, consumer: &str) -> Result<Option<Consumed>, Failure> {
     let row = claim.parameters().and(consumer);
-    let Some(row) = spi.row(&CONSUME, row).map_err(without_row)? else {
+    let Some(row) = change(spi, &CONSUME, row)? else {
         return Ok(None);
     };
     if !row.required::<bool>(4)? {
         // It expired while we waited for the row. Nobody but a trigger has seen it consumed.
-        let row = Parameters::of(pg_uuid(claim.id));
-        spi.execute(&RELEASE, row).map_err(without_row)?;
+        change(spi, &RELEASE, Parameters::of(pg_uuid(claim.id)))?;
         return Ok(None);
     }
     Consumed::read(&row).map(Some)
@@ -165,17 +166,17 @@ pub fn facts(spi: &Spi, claim: &Claim) -> Result<Option<Facts>, Failure> {
 /// Names another consumer than `consume` did, in the same transaction.
 pub fn set_consumer(spi: &Spi, claim: &Claim, consumer: &str) -> Result<(), Failure> {
     let row = Parameters::of(pg_uuid(claim.id)).and(consumer);
-    spi.execute(&SET_CONSUMER, row).map_err(without_row)
+    change(spi, &SET_CONSUMER, row).map(drop)
 }
 
-/// The hash is in the row, and has no business in an error.
-fn without_row(failure: Failure) -> Failure {
-    failure.without_row(c"one_time_tokens")
-}
-
-/// The same 16 bytes in pgrx's type.
-pub fn pg_uuid(id: Uuid) -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(id.into_bytes())
+/// Runs a statement that writes; the hash is in the row, and has no business in an error.
+fn change<'s>(
+    spi: &'s Spi,
+    statement: &'static LocalKey<Statement>,
+    parameters: Parameters,
+) -> Result<Option<Row<'s>>, Failure> {
+    spi.row(statement, parameters)
+        .map_err(|failure| failure.without_row(c"one_time_tokens"))
 }
 
 #[cfg(any(test, feature = "pg_test"))]

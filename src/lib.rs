@@ -1,7 +1,7 @@
 //! `magic_link`: one-time tokens, kept and redeemed inside PostgreSQL.
 //!
 //! This is the map. What is installed, in this order: the schema, the functions, the tables (one of
-//! which is checked by a function), the views over them, the comments, and last who may do what.
+//! which is checked by a function), the views over them, and last who may do what.
 //!
 //! The rooms, and which way their arrows run:
 //! doors → issuance, redemption, session_switch → ledger, directory → statements → raise.

@@ -2,6 +2,7 @@
 //! `session_switch` decides; here it is asked about the one token that somebody presents.
 
 use crate::email::Email;
+use crate::fmgr::pg_uuid;
 use crate::ledger::{self, Claim};
 use crate::outcome::{Facts, Refusal};
 use crate::raise::{Failure, Report};
@@ -38,7 +39,7 @@ pub fn decide(
         return Ok(refusal.into());
     }
     let row = settings::with_session(session_email, prompt, || {
-        spi.row(&DECISION, Parameters::of(ledger::pg_uuid(claim.id)))
+        spi.row(&DECISION, Parameters::of(pg_uuid(claim.id)))
     })?;
     let Some(row) = row else {
         return Ok(Refusal::TokenNotFound.into());
