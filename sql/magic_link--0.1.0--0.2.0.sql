@@ -1,0 +1,1 @@
+-- From 0.1.0 to 0.2.0: afterwards every object is as a fresh install makes it.
