@@ -108,6 +108,11 @@ impl fmt::Debug for TokenHash {
     }
 }
 
+/// What sorts after the ids of all tokens issued in this millisecond or before, and not after any other.
+pub fn id_after(millis: u64) -> Uuid {
+    Uuid::from_u128((u128::from(millis) + 1) << 80)
+}
+
 fn write_time(places: &mut [u8], mut millis: u64) {
     for place in places.iter_mut().rev() {
         *place = BASE62[(millis % 62) as usize];
