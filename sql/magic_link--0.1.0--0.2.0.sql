@@ -59,9 +59,9 @@ SELECT h.hour, t.issued, t.redeemed, t.refused_attempts, t.revoked, t.expired_un
   FROM (SELECT s.hour,
                s.hour OPERATOR(pg_catalog.+) '1 hour'::pg_catalog.interval AS next_hour
           FROM pg_catalog.generate_series(
-                   pg_catalog.date_trunc('hour', pg_catalog.statement_timestamp())
+                   pg_catalog.date_trunc('hour', pg_catalog.now())
                        OPERATOR(pg_catalog.-) '47 hours'::pg_catalog.interval,
-                   pg_catalog.statement_timestamp(),
+                   pg_catalog.now(),
                    '1 hour'::pg_catalog.interval) AS s (hour)) AS h
  CROSS JOIN LATERAL (
        SELECT pg_catalog.count(*) AS issued,

@@ -190,6 +190,16 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_a_millisecond_is_after_all_its_ids() {
+        for (millis, byte) in [(0, 61), (1_700_000_000_000, 61), (1_700_000_000_000, 0)] {
+            let token = draw(millis, byte);
+            let id = token.id(&token.hash());
+            assert!(id < id_after(millis), "{millis}");
+            assert!(millis == 0 || id > id_after(millis - 1), "{millis}");
+        }
+    }
+
+    #[test]
     fn what_has_another_shape_is_no_token() {
         let good = "0".repeat(32);
         assert!(Token::parse(&good).is_some());
