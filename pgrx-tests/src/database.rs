@@ -54,11 +54,21 @@ impl<'a> Database<'a> {
         }
     }
 
+    /// A database that is there already, whose roles have the names of this one's: a second one beside
+    /// it, or the same one restored on another cluster.
+    pub fn with_roles_of_this<'b>(&self, cluster: &'b Cluster, name: &str) -> Database<'b> {
+        Database {
+            cluster,
+            number: self.number,
+            name: name.to_owned(),
+        }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn cluster(&self) -> &Cluster {
+    pub fn cluster(&self) -> &'a Cluster {
         self.cluster
     }
 
@@ -69,7 +79,8 @@ impl<'a> Database<'a> {
         role
     }
 
-    fn role_name(&self, kind: &str) -> String {
+    /// The name of a role that `role` created.
+    pub fn role_name(&self, kind: &str) -> String {
         format!("{kind}_{}", self.number)
     }
 
