@@ -191,45 +191,15 @@ fn it_is_so_under_default_privileges_too() {
     }
 }
 
-/// Every row of these columns of the tables and views, as text.
-fn contents(db: &Database, columns: &[(String, String)]) -> String {
-    let mut superuser = db.superuser();
-    let mut contents = String::new();
-    for (relation, columns) in columns {
-        let query =
-            format!("SELECT t::text FROM (SELECT {columns} FROM {relation}) AS t ORDER BY 1");
-        let rows = superuser.query(&query, &[]).expect("a column is gone");
-        contents += &format!("{relation} ({columns})\n");
-        for row in rows {
-            contents += row.get(0);
-            contents += "\n";
-        }
-    }
-    contents
-}
-
-/// The tables and views of the extension and of the application, each with its columns.
-fn columns(db: &Database) -> Vec<(String, String)> {
-    let rows = db.superuser().query(
-        "SELECT c.oid::regclass::text, string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
-           FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
-          WHERE c.relnamespace IN ('magic_link'::regnamespace, 'app'::regnamespace) AND c.relkind IN ('r', 'p', 'v')
-            AND a.attnum > 0 AND NOT a.attisdropped
-          GROUP BY 1 ORDER BY 1",
-        &[],
-    );
-    let rows = rows.expect("no catalogue");
-    rows.iter().map(|row| (row.get(0), row.get(1))).collect()
-}
-
 #[test]
 fn an_application_goes_on_after_an_update() {
     for release in releases() {
         let db = database_of(&release);
         Application::make_roles(&db);
         let application = Application::move_in(&db);
-        let (columns, mut backend) = (columns(&db), db.backend());
-        let before = contents(&db, &columns);
+        let columns = db.columns(&[OURS, APPLICATION_SCHEMA]);
+        let mut backend = db.backend();
+        let before = db.rows(&columns);
         let held_before = privileges(&db);
         // A session that has plans of its own from before.
         assert_eq!(
@@ -239,7 +209,7 @@ fn an_application_goes_on_after_an_update() {
 
         update(&db);
 
-        assert_eq!(contents(&db, &columns), before, "from {release}");
+        assert_eq!(db.rows(&columns), before, "from {release}");
         let held = privileges(&db);
         let lost: Vec<_> = held_before
             .iter()

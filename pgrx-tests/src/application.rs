@@ -194,11 +194,11 @@ fn fill_directory(database: &Database) {
     database.organization("acme", &["member", "editor"]);
     database.organization("globex", &["member"]);
     database.roles(&["admin"]);
-    // Enough for a restore with several jobs to load them at different times.
+    // A few memberships of many users: whoever loads them side by side is done with the memberships first.
     database.sql(
-        "INSERT INTO magic_link.users (email) SELECT format('user%s@example.com', n) FROM generate_series(1, 2000) AS n;
+        "INSERT INTO magic_link.users (email) SELECT format('user%s@example.com', n) FROM generate_series(1, 3000) AS n;
          INSERT INTO magic_link.organization_memberships (organization_id, user_id)
-         SELECT o.id, u.id FROM magic_link.organizations AS o, magic_link.users AS u;
+         SELECT o.id, u.id FROM magic_link.organizations AS o, magic_link.users AS u WHERE u.email LIKE 'user7_@example.com';
          INSERT INTO magic_link.organization_membership_roles (organization_id, user_id, organization_role_id)
          SELECT m.organization_id, m.user_id, 'member' FROM magic_link.organization_memberships AS m",
     );

@@ -26,6 +26,14 @@ impl Catalogue {
         Self(facts.collect())
     }
 
+    /// The facts about all other objects.
+    #[must_use]
+    pub fn without(&self, object: &str) -> Self {
+        let of_object = format!("{object}: ");
+        let others = self.0.iter().filter(|fact| !fact.starts_with(&of_object));
+        Self(others.cloned().collect())
+    }
+
     /// The lines that only one of the two has, with its name before them; nothing where they are the same.
     pub fn difference(&self, name: &str, other: &Self, others_name: &str) -> String {
         let only = |name, lines: &Self, others: &Self| -> Vec<(String, String)> {
