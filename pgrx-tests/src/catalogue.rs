@@ -1,13 +1,13 @@
 //! What a database says of its objects, as text that can be compared with another database's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use postgres::GenericClient;
 
-/// The facts about the objects of some schemas, one a line; see catalogue.sql.
+/// The facts about the objects of some schemas, by object; see catalogue.sql.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Catalogue(BTreeSet<String>);
+pub struct Catalogue(BTreeMap<String, BTreeSet<String>>);
 
 impl Catalogue {
     /// Reads it within the client's transaction, if there is one.
@@ -19,51 +19,69 @@ impl Catalogue {
         let rows = client
             .query(include_str!("catalogue.sql"), &[&schemas])
             .expect("no catalogue");
-        let facts = rows.iter().flat_map(|row| {
-            let (object, property): (&str, &str) = (row.get("object"), row.get("property"));
-            lines(&format!("{object}: {property}"), row.get("value"))
-        });
-        Self(facts.collect())
+        let mut objects: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for row in rows {
+            let facts = objects.entry(row.get("object")).or_default();
+            facts.extend(lines(row.get("property"), row.get("value")));
+        }
+        Self(objects)
     }
 
     /// The facts about all other objects.
     #[must_use]
-    pub fn without(&self, object: &str) -> Self {
-        let of_object = format!("{object}: ");
-        let others = self.0.iter().filter(|fact| !fact.starts_with(&of_object));
-        Self(others.cloned().collect())
+    pub fn without(mut self, object: &str) -> Self {
+        self.0.remove(object);
+        self
     }
 
-    /// The lines that only one of the two has, with its name before them; nothing where they are the same.
+    /// What only one of the two has, with its name before it: an object, or a fact about one that both have. Nothing where
+    /// they are the same.
     pub fn difference(&self, name: &str, other: &Self, others_name: &str) -> String {
-        let only = |name, lines: &Self, others: &Self| -> Vec<(String, String)> {
-            let only = lines.0.difference(&others.0);
-            only.map(|line| (line.clone(), format!("only {name}: {line}\n")))
-                .collect()
-        };
-        let mut difference = only(name, self, other);
-        difference.extend(only(others_name, other, self));
+        let mut difference = self.lines_that_lacks(other, name);
+        difference.extend(other.lines_that_lacks(self, others_name));
         // What changed stands together.
         difference.sort();
         difference.into_iter().map(|(_, line)| line).collect()
+    }
+
+    /// Each with what it is to be sorted by.
+    fn lines_that_lacks(&self, other: &Self, name: &str) -> Vec<(String, String)> {
+        let mut lacking = Vec::new();
+        for (object, facts) in &self.0 {
+            match other.0.get(object) {
+                None => lacking.push(object.clone()),
+                Some(known) => lacking.extend(
+                    facts
+                        .difference(known)
+                        .map(|fact| format!("{object}: {fact}")),
+                ),
+            }
+        }
+        lacking
+            .into_iter()
+            .map(|line| (line.clone(), format!("only {name}: {line}\n")))
+            .collect()
     }
 }
 
 impl fmt::Display for Catalogue {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0
-            .iter()
-            .try_for_each(|line| writeln!(formatter, "{line}"))
+        for (object, facts) in &self.0 {
+            for fact in facts {
+                writeln!(formatter, "{object}: {fact}")?;
+            }
+        }
+        Ok(())
     }
 }
 
 /// A text of several lines, such as a function's body, keeps them, so that a difference shows the lines that differ.
-fn lines(fact: &str, value: &str) -> Vec<String> {
+fn lines(property: &str, value: &str) -> Vec<String> {
     match value.split('\n').collect::<Vec<_>>()[..] {
-        [line] => vec![format!("{fact}: {line}")],
+        [line] => vec![format!("{property}: {line}")],
         ref several => (1..)
             .zip(several)
-            .map(|(number, line)| format!("{fact}, line {number:03}: {line}"))
+            .map(|(number, line)| format!("{property}, line {number:03}: {line}"))
             .collect(),
     }
 }

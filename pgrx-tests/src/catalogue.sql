@@ -58,7 +58,8 @@ objects (classid, objid, objsubid, name, owner, has_acl, acl, facts) AS (
                           FROM pg_index AS i WHERE i.indexrelid = c.oid), '{}')
            || coalesce((SELECT to_jsonb(s) - '{seqrelid, seqtypid}'::text[]
                                || jsonb_build_object('type', format_type(s.seqtypid, NULL),
-                                                     'owned by', (SELECT d.refobjid::regclass || ' column ' || d.refobjsubid FROM pg_depend AS d
+                                                     'owned by', (SELECT i.identity
+                                                                    FROM pg_depend AS d, pg_identify_object(d.refclassid, d.refobjid, d.refobjsubid) AS i
                                                                    WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
                                                                      AND d.deptype IN ('a', 'i') AND d.refobjsubid > 0))
                           FROM pg_sequence AS s WHERE s.seqrelid = c.oid), '{}')
