@@ -200,7 +200,7 @@ fn every_change_is_seen() {
 /// Nothing in it depends on OIDs, or on the order in which things were made.
 #[test]
 fn what_is_the_same_says_the_same() {
-    let [one, other] = [0; 2].map(|_| Database::bare(Cluster::shared(), ""));
+    let [one, other] = [(); 2].map(|()| Database::bare(Cluster::shared(), ""));
     one.sql(
         "CREATE TABLE app_first (); CREATE EXTENSION magic_link; ALTER TABLE magic_link.users ADD gone text;
          ALTER TABLE magic_link.users DROP gone; ALTER TABLE magic_link.users ADD note text",

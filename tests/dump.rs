@@ -7,6 +7,17 @@ use magic_link_harness::{APPLICATION_SCHEMA, Application, Catalogue, Cluster, Da
 
 const README: &str = include_str!("../README.md");
 
+/// A row for each table that the first release had not.
+const NEWER_TABLES: &[(&str, &str)] = &[(
+    "magic_link.organization_jit_email_domains",
+    "('acme', 'elsewhere.example')",
+)];
+
+const PLAIN: &str = "--create --format=plain";
+const PLAIN_RESTORE: &str = "psql -X -q -v ON_ERROR_STOP=1 -f";
+const DIRECTORY: &str = "--format=directory --jobs=4";
+const SERIAL_RESTORE: &str = "pg_restore --exit-on-error --create --dbname=postgres";
+
 /// Several jobs do not load the tables of an extension in the order of their foreign keys, which are there already. The dump
 /// is of one snapshot, so what they would check holds.
 const PARALLEL_RESTORE: &str = "PGOPTIONS='-c session_replication_role=replica' pg_restore --jobs=4 --create --dbname=postgres";
@@ -23,10 +34,7 @@ struct Dumped {
 impl Dumped {
     /// A database with an application in it, dumped with these options of pg_dump.
     fn with(options: &str) -> Self {
-        let db = Database::bare(Cluster::shared(), "");
-        db.sql("CREATE EXTENSION magic_link");
-        Application::make_roles(&db);
-        let application = Application::move_in(&db);
+        let (db, application) = lived_in("");
         Self::of(db, application, options)
     }
 
@@ -66,6 +74,26 @@ impl Dumped {
     }
 }
 
+/// A database with an application in it, and the extension of this version, or of another.
+fn lived_in(version: &str) -> (Database<'static>, Application) {
+    let db = Database::bare(Cluster::shared(), "");
+    db.sql(&format!("CREATE EXTENSION magic_link {version}"));
+    Application::make_roles(&db);
+    let application = Application::move_in(&db);
+    fill_newer_tables(&db);
+    (db, application)
+}
+
+/// What is lost of a table can be seen only where there is something in it.
+fn fill_newer_tables(db: &Database) {
+    for table in db.tables() {
+        if let Some((_, row)) = NEWER_TABLES.iter().find(|(name, _)| *name == table) {
+            db.sql(&format!("INSERT INTO {table} VALUES {row}"));
+        }
+        assert!(db.count(&table) > 0, "NEWER_TABLES lacks a row of {table}");
+    }
+}
+
 /// Runs a command line, and answers what it printed.
 #[track_caller]
 fn run(cluster: &Cluster, command: &str) -> String {
@@ -88,12 +116,14 @@ fn assert_same_facts(dumped: &Catalogue, restored: &Catalogue) {
 /// Every row of every table and of every view.
 #[track_caller]
 fn assert_same_rows(dumped: &Database, restored: &Database) {
-    let columns = dumped.columns(SCHEMAS);
-    for relation in &columns {
-        let relation = std::slice::from_ref(relation);
-        let (before, after) = (dumped.rows(relation), restored.rows(relation));
-        let lost = before.lines().filter(|row| !after.contains(row)).count();
-        assert!(before == after, "{relation:?}: {lost} rows lost");
+    for relation in dumped.columns(SCHEMAS) {
+        let relation = [relation];
+        let [before, after] = [dumped, restored].map(|db| db.rows(&relation));
+        let [rows, left] = [&before, &after].map(|text| text.lines().skip(1).count());
+        assert!(
+            before == after,
+            "{relation:?}: {rows} rows, and {left} after the restore, or others"
+        );
     }
 }
 
@@ -104,24 +134,23 @@ fn restore(server: &Cluster, command: &str, dump: &Path) {
 
 #[test]
 fn a_dump_restored_by_psql_is_the_same_database() {
-    let dumped = Dumped::with("--create --format=plain");
+    let dumped = Dumped::with(PLAIN);
     let server = dumped.server_with_roles();
-    restore(&server, "psql -X -q -v ON_ERROR_STOP=1 -f", &dumped.dump);
+    restore(&server, PLAIN_RESTORE, &dumped.dump);
     dumped.assert_restored_on(&server);
 }
 
 #[test]
 fn a_dump_restored_by_one_job_is_the_same_database() {
-    let dumped = Dumped::with("--format=directory --jobs=4");
+    let dumped = Dumped::with(DIRECTORY);
     let server = dumped.server_with_roles();
-    let command = "pg_restore --exit-on-error --create --dbname=postgres";
-    restore(&server, command, &dumped.dump);
+    restore(&server, SERIAL_RESTORE, &dumped.dump);
     dumped.assert_restored_on(&server);
 }
 
 #[test]
 fn a_dump_restored_by_several_jobs_is_the_same_database() {
-    let dumped = Dumped::with("--format=directory --jobs=4");
+    let dumped = Dumped::with(DIRECTORY);
     let server = dumped.server_with_roles();
     restore(&server, PARALLEL_RESTORE, &dumped.dump);
     dumped.assert_restored_on(&server);
@@ -130,7 +159,7 @@ fn a_dump_restored_by_several_jobs_is_the_same_database() {
 /// Into a database that is there, and so without what ALTER DATABASE set: that is the DBA's to set again, or --create's.
 #[test]
 fn what_the_readme_says_of_a_parallel_restore_is_enough() {
-    let dumped = Dumped::with("--format=directory --jobs=4");
+    let dumped = Dumped::with(DIRECTORY);
     let server = dumped.server_with_roles();
     let name = dumped.db.name();
     run(&server, &format!("createdb --template=template0 {name}"));
@@ -157,7 +186,7 @@ fn readmes_restores() -> Vec<String> {
 /// Such as grants, where their roles are not there.
 #[test]
 fn a_restore_that_loses_something_fails() {
-    let dumped = Dumped::with("--format=directory --jobs=4");
+    let dumped = Dumped::with(DIRECTORY);
     let server = Cluster::start(&[]);
     let answer = server.shell(&format!("{PARALLEL_RESTORE} {}", dumped.dump.display()));
     assert!(!answer.status.success());
@@ -168,15 +197,29 @@ fn a_restore_that_loses_something_fails() {
 /// pg_dump leaves out what it takes for a part of the extension: an update must not make the application's grants one.
 #[test]
 fn a_database_that_was_updated_is_dumped_whole() {
-    let db = Database::bare(Cluster::shared(), "");
-    db.sql("CREATE EXTENSION magic_link VERSION '0.1.0'");
-    Application::make_roles(&db);
-    let application = Application::move_in(&db);
+    let (db, application) = lived_in("VERSION '0.1.0'");
     db.sql("ALTER EXTENSION magic_link UPDATE");
-    let dumped = Dumped::of(db, application, "--create --format=plain");
+    let dumped = Dumped::of(db, application, PLAIN);
     let server = dumped.server_with_roles();
-    restore(&server, "psql -X -q -v ON_ERROR_STOP=1 -f", &dumped.dump);
+    restore(&server, PLAIN_RESTORE, &dumped.dump);
     dumped.assert_restored_on(&server);
+}
+
+/// Another way to this version: a dump names none, so a newer server installs its own.
+#[test]
+fn a_dump_of_the_first_release_restores_into_this_version() {
+    let (db, application) = lived_in("VERSION '0.1.0'");
+    let dumped = Dumped::of(db, application, PLAIN);
+    let server = dumped.server_with_roles();
+    restore(&server, PLAIN_RESTORE, &dumped.dump);
+    let restored = dumped.restored_on(&server);
+    let current: bool = restored.value(
+        "SELECT installed_version = default_version FROM pg_available_extensions WHERE name = 'magic_link'",
+        &[],
+    );
+    assert!(current);
+    assert_same_rows(&dumped.db, &restored);
+    dumped.application.assert_goes_on(&restored);
 }
 
 /// What is in the extension's tables is dumped; what they are like is the extension's to say.
