@@ -1,11 +1,10 @@
 //! A dump restored on an empty server is the same database: its data, its objects, who may do what, and what a link that was
 //! mailed before leads to.
 
-use std::path::{Path, PathBuf};
-
 use magic_link_harness::{APPLICATION_SCHEMA, Application, Catalogue, Cluster, Database};
 
 const README: &str = include_str!("../README.md");
+const SCHEMAS: &[&str] = &["magic_link", APPLICATION_SCHEMA];
 
 /// A row for each table that the first release had not.
 const NEWER_TABLES: &[(&str, &str)] = &[(
@@ -14,65 +13,7 @@ const NEWER_TABLES: &[(&str, &str)] = &[(
 )];
 
 const PLAIN: &str = "--create --format=plain";
-const PLAIN_RESTORE: &str = "psql -X -q -v ON_ERROR_STOP=1 -f";
 const DIRECTORY: &str = "--format=directory --jobs=4";
-const SERIAL_RESTORE: &str = "pg_restore --exit-on-error --create --dbname=postgres";
-
-/// Several jobs do not load the tables of an extension in the order of their foreign keys, which are there already. The dump
-/// is of one snapshot, so what they would check holds.
-const PARALLEL_RESTORE: &str = "PGOPTIONS='-c session_replication_role=replica' pg_restore --jobs=4 --create --dbname=postgres";
-
-const SCHEMAS: &[&str] = &["magic_link", APPLICATION_SCHEMA];
-
-/// A database, and what was dumped of it.
-struct Dumped {
-    db: Database<'static>,
-    application: Application,
-    dump: PathBuf,
-}
-
-impl Dumped {
-    /// A database with an application in it, dumped with these options of pg_dump.
-    fn with(options: &str) -> Self {
-        let (db, application) = lived_in("");
-        Self::of(db, application, options)
-    }
-
-    fn of(db: Database<'static>, application: Application, options: &str) -> Self {
-        let dump = db.cluster().file(&format!("{}.dump", db.name()));
-        let command = format!("pg_dump {options} --file={} {}", dump.display(), db.name());
-        run(db.cluster(), &command);
-        Self {
-            db,
-            application,
-            dump,
-        }
-    }
-
-    /// An empty server that has the roles, which no dump of a database holds.
-    fn server_with_roles(&self) -> Cluster {
-        let server = Cluster::start(&[]);
-        let all = run(self.db.cluster(), "pg_dumpall --roles-only");
-        // The superuser of the one is there on the other.
-        let roles = all.replace("CREATE ROLE postgres;\n", "");
-        assert!(roles.contains(&self.db.backend_role()), "{roles}");
-        server.psql("postgres", "postgres", &roles);
-        server
-    }
-
-    /// The database as it is on the server on which it was restored.
-    fn restored_on<'a>(&self, server: &'a Cluster) -> Database<'a> {
-        self.db.with_roles_of_this(server, self.db.name())
-    }
-
-    #[track_caller]
-    fn assert_restored_on(&self, server: &Cluster) {
-        let restored = self.restored_on(server);
-        assert_same_rows(&self.db, &restored);
-        assert_same_facts(&facts(&self.db), &facts(&restored));
-        self.application.assert_goes_on(&restored);
-    }
-}
 
 /// A database with an application in it, and the extension of this version, or of another.
 fn lived_in(version: &str) -> (Database<'static>, Application) {
@@ -94,6 +35,36 @@ fn fill_newer_tables(db: &Database) {
     }
 }
 
+/// A database with what a restore by several jobs does in the wrong order if it can: the foreign key of a large table before
+/// the small table of users that it leads to, for which no job is free.
+fn with_an_impatient_foreign_key() -> Database<'static> {
+    let db = Database::bare(Cluster::shared(), "");
+    db.sql(
+        "CREATE EXTENSION magic_link;
+         CREATE SCHEMA app;
+         INSERT INTO magic_link.users (email) VALUES ('ada@example.com');
+         CREATE TABLE app.portraits (user_id uuid REFERENCES magic_link.users, portrait text);
+         INSERT INTO app.portraits
+         SELECT (SELECT id FROM magic_link.users), string_agg(gen_random_uuid()::text, '') FROM generate_series(1, 20000);
+         CREATE TABLE public.one AS SELECT repeat('x', 100) FROM generate_series(1, 200000);
+         CREATE TABLE public.two AS SELECT * FROM public.one;
+         CREATE TABLE public.three AS SELECT * FROM public.one",
+    );
+    db
+}
+
+/// Dumps it with these options of pg_dump, and answers where to.
+#[track_caller]
+fn dump(db: &Database, options: &str) -> String {
+    let dump = db.cluster().file(&format!("{}.dump", db.name()));
+    let dump = dump.display();
+    run(
+        db.cluster(),
+        &format!("pg_dump {options} --file={dump} {}", db.name()),
+    );
+    dump.to_string()
+}
+
 /// Runs a command line, and answers what it printed.
 #[track_caller]
 fn run(cluster: &Cluster, command: &str) -> String {
@@ -101,6 +72,39 @@ fn run(cluster: &Cluster, command: &str) -> String {
     let complaint = String::from_utf8_lossy(&answer.stderr);
     assert!(answer.status.success(), "{command}:\n{complaint}");
     String::from_utf8(answer.stdout).expect("UTF-8")
+}
+
+/// An empty server that has the roles, which no dump of a database holds.
+fn server_with_roles_of(db: &Database) -> Cluster {
+    let server = Cluster::start(&[]);
+    let all = run(db.cluster(), "pg_dumpall --roles-only");
+    // The superuser of the one is there on the other.
+    let roles = all.replace("CREATE ROLE postgres;\n", "");
+    assert_ne!(roles, all);
+    server.psql("postgres", "postgres", &roles);
+    server
+}
+
+#[track_caller]
+fn assert_restored(db: &Database, application: &Application, server: &Cluster) {
+    let restored = db.with_roles_of_this(server, db.name());
+    assert_same_rows(db, &restored);
+    assert_same_facts(&facts(db), &facts(&restored));
+    application.assert_goes_on(&restored);
+}
+
+/// Every row of every table and of every view.
+#[track_caller]
+fn assert_same_rows(dumped: &Database, restored: &Database) {
+    for relation in dumped.columns(SCHEMAS) {
+        let relation = [relation];
+        let [before, after] = [dumped, restored].map(|db| db.rows(&relation));
+        let [rows, left] = [&before, &after].map(|text| text.lines().count() - 1);
+        assert!(
+            before == after,
+            "{relation:?}: {rows} rows, and {left} after the restore, or others"
+        );
+    }
 }
 
 fn facts(db: &Database) -> Catalogue {
@@ -113,85 +117,100 @@ fn assert_same_facts(dumped: &Catalogue, restored: &Catalogue) {
     assert!(difference.is_empty(), "\n{difference}");
 }
 
-/// Every row of every table and of every view.
-#[track_caller]
-fn assert_same_rows(dumped: &Database, restored: &Database) {
-    for relation in dumped.columns(SCHEMAS) {
-        let relation = [relation];
-        let [before, after] = [dumped, restored].map(|db| db.rows(&relation));
-        let [rows, left] = [&before, &after].map(|text| text.lines().skip(1).count());
-        assert!(
-            before == after,
-            "{relation:?}: {rows} rows, and {left} after the restore, or others"
-        );
-    }
-}
-
-#[track_caller]
-fn restore(server: &Cluster, command: &str, dump: &Path) {
-    run(server, &format!("{command} {}", dump.display()));
+fn psql_restores(server: &Cluster, dump: &str) {
+    run(server, &format!("psql -X -q -v ON_ERROR_STOP=1 -f {dump}"));
 }
 
 #[test]
 fn a_dump_restored_by_psql_is_the_same_database() {
-    let dumped = Dumped::with(PLAIN);
-    let server = dumped.server_with_roles();
-    restore(&server, PLAIN_RESTORE, &dumped.dump);
-    dumped.assert_restored_on(&server);
+    let (db, application) = lived_in("");
+    let dump = dump(&db, PLAIN);
+    let server = server_with_roles_of(&db);
+    psql_restores(&server, &dump);
+    assert_restored(&db, &application, &server);
 }
 
 #[test]
 fn a_dump_restored_by_one_job_is_the_same_database() {
-    let dumped = Dumped::with(DIRECTORY);
-    let server = dumped.server_with_roles();
-    restore(&server, SERIAL_RESTORE, &dumped.dump);
-    dumped.assert_restored_on(&server);
+    let (db, application) = lived_in("");
+    let dump = dump(&db, DIRECTORY);
+    let server = server_with_roles_of(&db);
+    run(
+        &server,
+        &format!("pg_restore --exit-on-error --create --dbname=postgres {dump}"),
+    );
+    assert_restored(&db, &application, &server);
 }
 
+/// The foreign keys between the extension's tables are there before the data, which several jobs load in any order: they are
+/// not checked meanwhile, and hold, since a dump is of one snapshot. Those of the application come when all data are there.
 #[test]
 fn a_dump_restored_by_several_jobs_is_the_same_database() {
-    let dumped = Dumped::with(DIRECTORY);
-    let server = dumped.server_with_roles();
-    restore(&server, PARALLEL_RESTORE, &dumped.dump);
-    dumped.assert_restored_on(&server);
+    let (db, application) = lived_in("");
+    let dump = dump(&db, DIRECTORY);
+    let server = server_with_roles_of(&db);
+    for command in [
+        "PGOPTIONS='-c session_replication_role=replica' \
+         pg_restore --jobs=4 --section=pre-data --section=data --create --dbname=postgres",
+        &format!(
+            "pg_restore --jobs=4 --section=post-data --dbname={}",
+            db.name()
+        ),
+    ] {
+        run(&server, &format!("{command} {dump}"));
+    }
+    assert_restored(&db, &application, &server);
 }
 
-/// Into a database that is there, and so without what ALTER DATABASE set: that is the DBA's to set again, or --create's.
-#[test]
-fn what_the_readme_says_of_a_parallel_restore_is_enough() {
-    let dumped = Dumped::with(DIRECTORY);
-    let server = dumped.server_with_roles();
-    let name = dumped.db.name();
-    run(&server, &format!("createdb --template=template0 {name}"));
-    let commands = readmes_restores();
+/// Runs what stands in the README between backticks and calls pg_restore, in that order. The database is there, and so has not
+/// what ALTER DATABASE set: that is for --create.
+#[track_caller]
+fn restore_as_the_readme_says(db: &Database, dump: &str, server: &Cluster) {
+    let name = db.name();
+    run(server, &format!("createdb --template=template0 {name}"));
+    let spans = README.split('`').skip(1).step_by(2);
+    let commands: Vec<_> = spans.filter(|span| span.contains("pg_restore -")).collect();
     assert!(!commands.is_empty());
     for command in commands {
-        restore(&server, &format!("{command} --dbname={name}"), &dumped.dump);
+        let command = command.split_whitespace().collect::<Vec<_>>().join(" ");
+        run(server, &format!("{command} --dbname={name} {dump}"));
     }
-    let restored = dumped.restored_on(&server);
-    assert_same_rows(&dumped.db, &restored);
-    let [before, after] = [&dumped.db, &restored].map(|db| facts(db).without("database"));
+    let restored = db.with_roles_of_this(server, name);
+    assert_same_rows(db, &restored);
+    let [before, after] = [db, &restored].map(|db| facts(db).without("database"));
     assert_same_facts(&before, &after);
 }
 
-/// What stands in the README between backticks and calls pg_restore.
-fn readmes_restores() -> Vec<String> {
-    let spans = README.split('`').skip(1).step_by(2);
-    spans
-        .filter(|span| span.contains("pg_restore -"))
-        .map(|span| span.split_whitespace().collect::<Vec<_>>().join(" "))
-        .collect()
+#[test]
+fn what_the_readme_says_of_a_parallel_restore_is_enough_for_the_extension() {
+    let (db, _) = lived_in("");
+    let dump = dump(&db, DIRECTORY);
+    restore_as_the_readme_says(&db, &dump, &server_with_roles_of(&db));
+}
+
+#[test]
+fn what_the_readme_says_of_a_parallel_restore_is_enough_for_an_application() {
+    let db = with_an_impatient_foreign_key();
+    let dump = dump(&db, DIRECTORY);
+    restore_as_the_readme_says(&db, &dump, &server_with_roles_of(&db));
 }
 
 /// Such as grants, where their roles are not there.
 #[test]
 fn a_restore_that_loses_something_fails() {
-    let dumped = Dumped::with(DIRECTORY);
+    let (db, _) = lived_in("");
+    let dump = dump(&db, DIRECTORY);
     let server = Cluster::start(&[]);
-    let answer = server.shell(&format!("{PARALLEL_RESTORE} {}", dumped.dump.display()));
-    assert!(!answer.status.success());
-    let complaint = String::from_utf8_lossy(&answer.stderr);
-    assert!(complaint.contains(&dumped.db.backend_role()), "{complaint}");
+    for jobs in [1, 4] {
+        let command = format!(
+            "pg_restore --jobs={jobs} --clean --if-exists --create --dbname=postgres {dump}"
+        );
+        let answer = server.shell(&command);
+        assert!(!answer.status.success());
+        let complaint = String::from_utf8_lossy(&answer.stderr);
+        let missing = format!("role \"{}\" does not exist", db.backend_role());
+        assert!(complaint.contains(&missing), "{complaint}");
+    }
 }
 
 /// pg_dump leaves out what it takes for a part of the extension: an update must not make the application's grants one.
@@ -199,27 +218,28 @@ fn a_restore_that_loses_something_fails() {
 fn a_database_that_was_updated_is_dumped_whole() {
     let (db, application) = lived_in("VERSION '0.1.0'");
     db.sql("ALTER EXTENSION magic_link UPDATE");
-    let dumped = Dumped::of(db, application, PLAIN);
-    let server = dumped.server_with_roles();
-    restore(&server, PLAIN_RESTORE, &dumped.dump);
-    dumped.assert_restored_on(&server);
+    fill_newer_tables(&db);
+    let dump = dump(&db, PLAIN);
+    let server = server_with_roles_of(&db);
+    psql_restores(&server, &dump);
+    assert_restored(&db, &application, &server);
 }
 
 /// Another way to this version: a dump names none, so a newer server installs its own.
 #[test]
 fn a_dump_of_the_first_release_restores_into_this_version() {
     let (db, application) = lived_in("VERSION '0.1.0'");
-    let dumped = Dumped::of(db, application, PLAIN);
-    let server = dumped.server_with_roles();
-    restore(&server, PLAIN_RESTORE, &dumped.dump);
-    let restored = dumped.restored_on(&server);
+    let dump = dump(&db, PLAIN);
+    let server = server_with_roles_of(&db);
+    psql_restores(&server, &dump);
+    let restored = db.with_roles_of_this(&server, db.name());
     let current: bool = restored.value(
         "SELECT installed_version = default_version FROM pg_available_extensions WHERE name = 'magic_link'",
         &[],
     );
     assert!(current);
-    assert_same_rows(&dumped.db, &restored);
-    dumped.application.assert_goes_on(&restored);
+    assert_same_rows(&db, &restored);
+    application.assert_goes_on(&restored);
 }
 
 /// What is in the extension's tables is dumped; what they are like is the extension's to say.

@@ -2,10 +2,10 @@
 //! connections of an ordinary driver. It knows nothing of the extension's insides.
 //!
 //! ```text
-//! cluster   a server that ends with the tests          database  a room of its own for each test
-//! calls     the backend's functions, typed             refusal   errors by their SQLSTATE
-//! waiting   events to wait for, in place of sleeping       catalogue what a database says of its objects
-//! application  somebody who has lived with the extension for a while
+//! cluster      a server that ends with the tests        database   a room of its own for each test
+//! calls        the backend's functions, typed           refusal    errors by their SQLSTATE
+//! waiting      events to wait for, in place of sleeping catalogue  what a database says of its objects
+//! application  what lives with the extension, to see that nothing of it is lost
 //! ```
 
 mod application;
