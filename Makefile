@@ -11,7 +11,8 @@ help:
 	@echo "make demo      see a token issued, mailed, redeemed and refused, on a throwaway server"
 	@echo "make psql      psql on such a server, gone when you quit"
 	@echo "make test      every check and test; make test STAGES=\"format clippy pg_test regress connections\" for some"
-	@echo "make regress   the pg_regress tests alone; TESTS=\"name name\" for some, ACCEPT=1 to accept the answers"
+	@echo "make regress   the pg_regress tests alone; TESTS=\"name name\" for some, ACCEPT=1 to accept the answers,"
+	@echo "                 UPGRADED=1 on an installation of the oldest release, updated"
 	@echo "make lint      format and clippy alone"
 	@echo "make fmt       format the code"
 	@echo "make install PG_CONFIG=/path/to/pg_config   a release build into that server"
@@ -30,7 +31,7 @@ test:
 	@tools/test $(STAGES)
 
 regress:
-	@tools/regress $(if $(ACCEPT),--accept) $(TESTS)
+	@tools/regress $(if $(ACCEPT),--accept) $(if $(UPGRADED),--upgraded) $(TESTS)
 
 lint:
 	@tools/test format clippy

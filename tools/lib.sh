@@ -17,6 +17,7 @@ step() { step_now=$((step_now + 1)); printf '[%d/%d] %s\n' "$step_now" "$step_co
 
 # The versions are written down once, in Cargo.toml.
 pinned_pgrx() { sed -n 's/^pgrx = "=\(.*\)"$/\1/p' "$root/Cargo.toml"; }
+own_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml"; }
 wanted_rust() { sed -n 's/^rust-version = "\(.*\)"$/\1/p' "$root/Cargo.toml"; }
 
 # at_least A B: version A is B or later.

@@ -190,5 +190,30 @@ install_extension() {
   cd "$root" || return
   cargo build --locked --lib --no-default-features --features "$pg_feature" &&
     { out=$(cargo pgrx install --pg-config "$PG_CONFIG" --no-default-features --features "$pg_feature" 2>&1) ||
-      { printf '%s\n' "$out" >&2 && false; }; }
+      { printf '%s\n' "$out" >&2 && false; }; } &&
+    install_releases
+}
+
+# The releases before this version, oldest first, of which tests/upgrade/ keeps the script that CREATE EXTENSION ran.
+releases() {
+  local script release current
+  current=$(own_version)
+  for script in "$root"/tests/upgrade/magic_link--*.sql; do
+    [ -e "$script" ] || continue
+    release=${script##*/magic_link--} release=${release%.sql}
+    [ "$release" = "$current" ] || printf '%s\n' "$release"
+  done | sort -V
+}
+
+# What CREATE EXTENSION … VERSION and ALTER EXTENSION … UPDATE find besides: the scripts of those releases, and no other.
+# One that an earlier build left behind could open a way that this checkout has not, or close one.
+install_releases() {
+  local folder script release
+  folder=$("$PG_CONFIG" --sharedir)/extension
+  for script in "$folder"/magic_link--*.sql; do
+    [ "${script##*/}" = "magic_link--$(own_version).sql" ] || [ -e "$root/sql/${script##*/}" ] || rm "$script" || return
+  done
+  for release in $(releases); do
+    install -m 644 "$root/tests/upgrade/magic_link--$release.sql" "$folder/" || return
+  done
 }

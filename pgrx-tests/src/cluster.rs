@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write as _};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 
@@ -158,6 +158,26 @@ impl Cluster {
         let complaint = String::from_utf8_lossy(&answer.stderr);
         assert!(answer.status.success() && written.is_ok(), "{complaint}");
         String::from_utf8_lossy(&answer.stdout).into_owned()
+    }
+
+    /// What a shell answers to a command line, with the server's own programs in its path, which connect to this cluster as
+    /// its superuser. It runs as whoever runs the server, so that what it writes goes with the cluster.
+    pub fn shell(&self, command: &str) -> Output {
+        let path = env::var("PATH").unwrap_or_default();
+        as_server_user()
+            .args(["sh", "-c", command])
+            .env("PATH", format!("{}:{path}", server_programs()))
+            .env("PGHOST", &self.folder)
+            .env("PGPORT", PORT.to_string())
+            .env("PGUSER", "postgres")
+            .env("PGDATABASE", "postgres")
+            .output()
+            .expect("no shell")
+    }
+
+    /// A place for files that end with the cluster.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
     }
 
     /// Everything that the server has written to its log so far.

@@ -54,11 +54,21 @@ impl<'a> Database<'a> {
         }
     }
 
+    /// A database that is there already, whose roles have the names of this one's: a second one beside
+    /// it, or the same one restored on another cluster.
+    pub fn with_roles_of_this<'b>(&self, cluster: &'b Cluster, name: &str) -> Database<'b> {
+        Database {
+            cluster,
+            number: self.number,
+            name: name.to_owned(),
+        }
+    }
+
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    pub fn cluster(&self) -> &Cluster {
+    pub fn cluster(&self) -> &'a Cluster {
         self.cluster
     }
 
@@ -69,7 +79,8 @@ impl<'a> Database<'a> {
         role
     }
 
-    fn role_name(&self, kind: &str) -> String {
+    /// The name of a role that `role` created.
+    pub fn role_name(&self, kind: &str) -> String {
         format!("{kind}_{}", self.number)
     }
 
@@ -185,6 +196,44 @@ impl<'a> Database<'a> {
             .iter()
             .map(|row| row.get(0))
             .collect()
+    }
+
+    /// The tables and views of these schemas, each with the list of its columns.
+    pub fn columns(&self, schemas: &[&str]) -> Vec<(String, String)> {
+        self.superuser()
+            .query(
+                "SELECT c.oid::regclass::text, string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                   FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
+                  WHERE c.relnamespace::regnamespace::text = ANY ($1) AND c.relkind IN ('r', 'p', 'v')
+                    AND a.attnum > 0 AND NOT a.attisdropped
+                  GROUP BY 1 ORDER BY 1",
+                &[&schemas],
+            )
+            .expect("no catalogue")
+            .iter()
+            .map(|row| (row.get(0), row.get(1)))
+            .collect()
+    }
+
+    /// Every row of these relations, with these of their columns, as text.
+    #[track_caller]
+    pub fn rows(&self, columns: &[(String, String)]) -> String {
+        let mut superuser = self.superuser();
+        let mut all = String::new();
+        for (relation, columns) in columns {
+            let query =
+                format!("SELECT t::text FROM (SELECT {columns} FROM {relation}) AS t ORDER BY 1");
+            let rows = match superuser.query(&query, &[]) {
+                Ok(rows) => rows,
+                Err(error) => panic!("{query}: {error:?}"),
+            };
+            all += &format!("{relation} ({columns})\n");
+            for row in rows {
+                all += row.get(0);
+                all += "\n";
+            }
+        }
+        all
     }
 
     /// Whatever the tests do on purpose, none of it is an internal error, and no server process dies.
