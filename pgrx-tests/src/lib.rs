@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cluster   a server that ends with the tests          database  a room of its own for each test
+//! keeper    the process that sees to it                pooler    pgbouncer before a database
 //! calls     the backend's functions, typed             refusal   errors by their SQLSTATE
 //! waiting   events to wait for, in place of sleeping
 //! ```
@@ -10,14 +11,17 @@
 mod calls;
 mod cluster;
 mod database;
+mod keeper;
+mod pooler;
 mod refusal;
 mod waiting;
 
 pub use calls::{Calls, Issued, Redeemed};
 pub use cluster::Cluster;
 pub use database::Database;
+pub use pooler::Pooler;
 pub use refusal::Refused;
-pub use waiting::{until, until_expired, until_waiting_for_lock};
+pub use waiting::{until, until_expired, until_replayed, until_waiting_for_lock};
 
 /// The driver, so that tests name one crate.
 pub use postgres;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::cluster::Cluster;
 use crate::database::Database;
 
 /// A machine under load is slow; what takes longer than this is stuck.
@@ -50,4 +51,27 @@ pub fn until_expired(database: &Database, id: Uuid) {
             .expect("no observer")
             .get(0)
     });
+}
+
+/// Waits until a standby has replayed what its primary has written by now.
+#[track_caller]
+pub fn until_replayed(primary: &Cluster, standby: &Cluster) {
+    let written: String = primary
+        .connect("postgres", "postgres")
+        .query_one("SELECT pg_current_wal_lsn()::text", &[])
+        .expect("no primary")
+        .get(0);
+    let mut observer = standby.connect("postgres", "postgres");
+    until(
+        "the standby has replayed what the primary has written",
+        || {
+            observer
+                .query_one(
+                    "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn",
+                    &[&written],
+                )
+                .expect("no observer")
+                .get(0)
+        },
+    );
 }
