@@ -163,7 +163,7 @@ need_writable() {
   done
 }
 
-# With an argument it looks after what only tests need as well. Sets: origin (the server as given), server_key, and exports what cargo, pgrx, the harness and PostgreSQL's programs read.
+# Sets: origin (the server as given), server_key, and exports what cargo, pgrx, the harness and PostgreSQL's programs read.
 set_up() {
   local wanted=${PG_CONFIG:-} home major packages unpacked
   clean_environment
@@ -207,7 +207,7 @@ set_up() {
   fi
   install_cargo_pgrx "$(pinned_pgrx)"
   # Before the private server, which has what the given one has.
-  if [ -n "${1:-}" ]; then need_companions; fi
+  if [ -n "${companions:-}" ]; then need_companions; fi
 
   # A name for this very server: another one of the same version has other headers, so it gets another folder for builds.
   server_key=pg$major
@@ -234,6 +234,11 @@ set_up() {
   flock -u 9
   exec 9>&-
   say "      $("$PG_CONFIG" --version) from ${origin%/*}, $(rustc --version | cut -d ' ' -f 1,2), cargo-pgrx $(pinned_pgrx)"
+}
+
+set_up_for_tests() {
+  local companions=1
+  set_up
 }
 
 # The extension as everybody gets it, into the private server. cargo shows what it compiles; the rest is worth reading only
