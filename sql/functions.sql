@@ -1,5 +1,7 @@
--- The functions for a backend. What writes or reads a table runs as its owner, with the search_path
--- pinned; NULL reaches each of them (none is STRICT), so that it is refused aloud.
+-- The functions for a backend, then those for a DBA. What writes or reads a table runs as its owner,
+-- with the search_path pinned; NULL reaches each of them (none is STRICT), so that it is refused aloud.
+-- Where a release needs tables that the one before had not, its C function has a name of its own: the
+-- library serves the declarations of both until ALTER EXTENSION UPDATE.
 
 CREATE FUNCTION magic_link.normalize_email(email text)
 RETURNS text
@@ -56,8 +58,30 @@ COMMENT ON FUNCTION magic_link.create_one_time_token(text, integer, jsonb) IS
 'Issues a token for an address, which need not be known, and answers one row. The token is shown here and never again; mail the link to the email of the row, not to what was typed. Call it in FROM: (f(…)).* would issue a token for each column.
 expires_in: seconds, from 1 to magic_link.max_expires_in.
 context: an object of at most 16 KiB, handed back on redemption; jitOrganizationIds (array of at most 100 organization ids to join), organizationRoleIds (object: organization id to array of role ids, in place of its default roles, for organizations of the first key) and interactionEvent (a word: only a caller that names it can redeem the token) are checked.
+With magic_link.revoke_previous the active tokens of the same address and event are revoked.
 NULL: expires_in means 600, or magic_link.max_expires_in where that is less; context means {}.
-Errors: 22004 for a NULL email; 22023 for an invalid address, lifetime or context; 23503 for an unknown organization or role; 25006 in a read-only transaction.';
+Errors: 22004 for a NULL email; 22023 for an invalid address, lifetime or context; 23503 for an unknown organization or role; 25006 in a read-only transaction; OT008 where the address has magic_link.max_active_tokens active tokens, with a HINT that says when to try again.';
+
+CREATE FUNCTION magic_link.create_one_time_tokens(
+    emails text[],
+    expires_in integer DEFAULT 600,
+    context jsonb DEFAULT '{}',
+    OUT id uuid,
+    OUT token text,
+    OUT email text,
+    OUT context jsonb,
+    OUT status text,
+    OUT created_at timestamptz,
+    OUT expires_at timestamptz)
+RETURNS SETOF record
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'magic_link_create_one_time_tokens';
+
+COMMENT ON FUNCTION magic_link.create_one_time_tokens(text[], integer, jsonb) IS
+'Issues a token for each address, all or none, and answers the row of create_one_time_token for each, in order.
+NULL: expires_in and context mean what they mean there.
+Errors: as there, and 22004 for a NULL address; 22023 for an array that is empty or has more than one dimension, and for an address that is there twice. What is wrong with one address names its place, such as emails[2].';
 
 CREATE FUNCTION magic_link.redeem_one_time_token(
     token text,
@@ -73,10 +97,11 @@ CREATE FUNCTION magic_link.redeem_one_time_token(
     OUT replayed boolean)
 LANGUAGE c VOLATILE SECURITY DEFINER
 SET search_path TO pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'magic_link_redeem_one_time_token';
+AS 'MODULE_PATHNAME', 'magic_link_redeem_one_time_token_0_2';
 
 COMMENT ON FUNCTION magic_link.redeem_one_time_token(text, text, text) IS
-'Verifies and consumes a token, finds or creates the user and joins the organizations named at issue, all or nothing, and answers one row: call it in FROM. memberships is an array of {"organizationId", "status": "added" | "already_member" | "organization_missing", "roleIds": all roles that the member holds there now}.
+'Verifies and consumes a token, finds or creates the user and joins the organizations named at issue, all or nothing, and answers one row: call it in FROM. A user whom it creates also joins the organizations of the address''s domain (organization_jit_email_domains). memberships is an array of {"organizationId", "status": "added" | "already_member" | "organization_missing", "roleIds": all roles that the member holds there now}.
+For magic_link.replay_window seconds the same token, address and event get the first answer again, with replayed true and nothing written, while the user is there.
 interaction_event: the event that the token was created with; SignIn and ForgotPassword never create a user.
 NULL: interaction_event means none.
 Errors: OT001 not found, OT002 another address, OT003 consumed, OT004 revoked, OT005 expired, OT006 another interaction event, OT007 no such user; 22004 for another NULL; 22023 for an invalid address or event; 25006 in a read-only transaction. After an error the token is as it was, and an error of a trigger arrives as it was raised.';
@@ -96,10 +121,10 @@ CREATE FUNCTION magic_link.try_redeem_one_time_token(
     OUT replayed boolean)
 LANGUAGE c VOLATILE SECURITY DEFINER
 SET search_path TO pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'magic_link_try_redeem_one_time_token';
+AS 'MODULE_PATHNAME', 'magic_link_try_redeem_one_time_token_0_2';
 
 COMMENT ON FUNCTION magic_link.try_redeem_one_time_token(text, text, text) IS
-'Like redeem_one_time_token (call it in FROM), but a refused token is a row and not an error, so that the transaction lives on: outcome is ok, token_not_found, email_mismatch, token_consumed, token_revoked, token_expired, interaction_event_mismatch or user_not_found, and all else is NULL unless it is ok.
+'Like redeem_one_time_token (call it in FROM), but a refused token is a row and not an error, so that the transaction lives on: outcome is ok, token_not_found, email_mismatch, token_consumed, token_revoked, token_expired, interaction_event_mismatch or user_not_found, and all else is NULL unless it is ok. With another address an active token''s failed_attempts go up by one; at magic_link.max_failed_attempts it is revoked.
 NULL: interaction_event means none.
 Errors: 22004 for another NULL; 22023 for an invalid address or event; 25006 in a read-only transaction.';
 
@@ -110,10 +135,10 @@ CREATE FUNCTION magic_link.check_one_time_token(
     OUT outcome text)
 LANGUAGE c VOLATILE SECURITY DEFINER
 SET search_path TO pg_catalog, pg_temp
-AS 'MODULE_PATHNAME', 'magic_link_check_one_time_token';
+AS 'MODULE_PATHNAME', 'magic_link_check_one_time_token_0_2';
 
 COMMENT ON FUNCTION magic_link.check_one_time_token(text, text, text) IS
-'What redeeming would say: ok, or the outcome of try_redeem_one_time_token. It writes nothing, in a read-only transaction and on a hot standby too: what a GET request may call, since mail scanners open links.
+'What redeeming would say: ok, also where it would answer again (magic_link.replay_window), or the outcome of try_redeem_one_time_token. It writes nothing, in a read-only transaction and on a hot standby too: what a GET request may call, since mail scanners open links.
 NULL: interaction_event means none.
 Errors: 22004 for another NULL; 22023 for an invalid address or event.';
 
@@ -133,3 +158,54 @@ COMMENT ON FUNCTION magic_link.session_switch_decision(text, text, text, text) I
 prompt: the list of words of an OpenID Connect authentication request (Core 1.0, 3.1.2.1); only the exact word login counts.
 NULL: session_email and prompt mean the settings magic_link.session_email and magic_link.prompt; an empty text means nobody, and no prompt.
 Errors: 22004 for another NULL; 22023 for an invalid address.';
+
+-- The functions for a DBA.
+
+CREATE FUNCTION magic_link.revoke_one_time_token(id uuid)
+RETURNS text
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'magic_link_revoke_one_time_token';
+
+COMMENT ON FUNCTION magic_link.revoke_one_time_token(uuid) IS
+'Revokes a token if it is active, and answers its status afterwards: revoked, consumed or expired. Nothing makes a token active again. A redemption that is under way is waited for.
+Errors: 22004 for NULL; 02000 for an unknown id; 25006 in a read-only transaction.';
+
+CREATE FUNCTION magic_link.revoke_one_time_tokens(
+    email text,
+    interaction_event text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'magic_link_revoke_one_time_tokens';
+
+COMMENT ON FUNCTION magic_link.revoke_one_time_tokens(text, text) IS
+'Revokes the active tokens of an address, and answers how many they were.
+NULL: interaction_event means whatever event they are for, or none.
+Errors: 22004 for a NULL email; 22023 for an invalid address or event; 25006 in a read-only transaction.';
+
+CREATE FUNCTION magic_link.delete_one_time_token(id uuid)
+RETURNS boolean
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'magic_link_delete_one_time_token';
+
+COMMENT ON FUNCTION magic_link.delete_one_time_token(uuid) IS
+'Deletes a token''s row, whatever its status, and answers whether there was one.
+Errors: 22004 for NULL; 25006 in a read-only transaction.';
+
+-- Left to estimates, a plan made while the ledger was small would be kept when it is not: by the
+-- primary key alone, and by nothing that would have to read or sort the rest.
+CREATE FUNCTION magic_link.purge_one_time_tokens(
+    retention interval DEFAULT '30 days',
+    batch_size integer DEFAULT 10000)
+RETURNS bigint
+LANGUAGE c VOLATILE SECURITY DEFINER
+SET search_path TO pg_catalog, pg_temp
+SET enable_seqscan TO off
+SET enable_bitmapscan TO off
+AS 'MODULE_PATHNAME', 'magic_link_purge_one_time_tokens';
+
+COMMENT ON FUNCTION magic_link.purge_one_time_tokens(interval, integer) IS
+'Deletes the tokens that ended (were consumed or revoked, or expired) longer than retention ago, and answers how many they were. It goes through the ledger by its primary key, oldest first, batch_size rows at a time, as far as a token may be old enough; a row that is locked is left for the next time.
+Errors: 22004 for NULL; 22023 for a negative retention, or a batch_size below 1; 25006 in a read-only transaction.';

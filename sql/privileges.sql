@@ -4,12 +4,33 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA magic_link FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA magic_link FROM PUBLIC;
 REVOKE ALL ON SCHEMA magic_link FROM PUBLIC;
 
--- Runs as its caller: only who may grant can.
-CREATE FUNCTION magic_link.grant_backend(role regrole)
+-- What each kind of role needs is written down here alone, for giving and for taking back. All of
+-- these run as their caller: only who may grant can.
+CREATE FUNCTION magic_link.change_privileges(role regrole, kind text, command text)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path TO pg_catalog, pg_temp
 AS $$
+DECLARE
+    functions CONSTANT text := CASE kind
+        WHEN 'backend' THEN 'magic_link.create_one_time_token(text, integer, jsonb),
+                             magic_link.create_one_time_tokens(text[], integer, jsonb),
+                             magic_link.redeem_one_time_token(text, text, text),
+                             magic_link.try_redeem_one_time_token(text, text, text),
+                             magic_link.check_one_time_token(text, text, text),
+                             magic_link.session_switch_decision(text, text, text, text),
+                             magic_link.compose_magic_link(text, text, text, jsonb, text, text),
+                             magic_link.normalize_email(text),
+                             magic_link.one_time_token_id(text)'
+        WHEN 'admin'   THEN 'magic_link.revoke_one_time_token(uuid),
+                             magic_link.revoke_one_time_tokens(text, text),
+                             magic_link.delete_one_time_token(uuid),
+                             magic_link.purge_one_time_tokens(interval, integer)'
+        END;
+    views CONSTANT text := CASE kind
+        WHEN 'backend' THEN 'magic_link.session_switch'
+        WHEN 'admin'   THEN 'magic_link.one_time_token_status, magic_link.one_time_token_activity'
+        END;
 BEGIN
     IF role IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'role must not be null';
@@ -18,22 +39,68 @@ BEGIN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('role %s does not exist', role);
     END IF;
     -- As text a regrole is a quoted identifier.
-    EXECUTE format('GRANT USAGE ON SCHEMA magic_link TO %s', role);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION
-        magic_link.create_one_time_token(text, integer, jsonb),
-        magic_link.redeem_one_time_token(text, text, text),
-        magic_link.try_redeem_one_time_token(text, text, text),
-        magic_link.check_one_time_token(text, text, text),
-        magic_link.session_switch_decision(text, text, text, text),
-        magic_link.compose_magic_link(text, text, text, jsonb, text, text),
-        magic_link.normalize_email(text),
-        magic_link.one_time_token_id(text) TO %s', role);
-    EXECUTE format('GRANT SELECT ON magic_link.session_switch TO %s', role);
+    EXECUTE format(command, 'EXECUTE ON FUNCTION ' || functions, role);
+    EXECUTE format(command, 'SELECT ON ' || views, role);
+    -- The way into the schema is closed behind the last right that the role has there, whoever gave it.
+    IF command LIKE 'GRANT %' OR NOT EXISTS (
+        SELECT FROM pg_proc AS p, aclexplode(p.proacl) AS a
+         WHERE p.pronamespace = 'magic_link'::regnamespace AND a.grantee = role
+        UNION ALL
+        SELECT FROM pg_class AS c, aclexplode(c.relacl) AS a
+         WHERE c.relnamespace = 'magic_link'::regnamespace AND a.grantee = role
+        UNION ALL
+        SELECT FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS a
+         WHERE c.relnamespace = 'magic_link'::regnamespace AND a.grantee = role)
+    THEN
+        EXECUTE format(command, 'USAGE ON SCHEMA magic_link', role);
+    END IF;
 END
 $$;
 
-REVOKE ALL ON FUNCTION magic_link.grant_backend(regrole) FROM PUBLIC;
+CREATE FUNCTION magic_link.grant_backend(role regrole)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path TO pg_catalog, pg_temp
+AS $$ BEGIN PERFORM magic_link.change_privileges(role, 'backend', 'GRANT %s TO %s'); END $$;
+
+CREATE FUNCTION magic_link.revoke_backend(role regrole)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path TO pg_catalog, pg_temp
+AS $$ BEGIN PERFORM magic_link.change_privileges(role, 'backend', 'REVOKE %s FROM %s'); END $$;
+
+CREATE FUNCTION magic_link.grant_admin(role regrole)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path TO pg_catalog, pg_temp
+AS $$ BEGIN PERFORM magic_link.change_privileges(role, 'admin', 'GRANT %s TO %s'); END $$;
+
+CREATE FUNCTION magic_link.revoke_admin(role regrole)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path TO pg_catalog, pg_temp
+AS $$ BEGIN PERFORM magic_link.change_privileges(role, 'admin', 'REVOKE %s FROM %s'); END $$;
+
+REVOKE ALL ON FUNCTION
+    magic_link.change_privileges(regrole, text, text),
+    magic_link.grant_backend(regrole), magic_link.revoke_backend(regrole),
+    magic_link.grant_admin(regrole), magic_link.revoke_admin(regrole) FROM PUBLIC;
+
+COMMENT ON FUNCTION magic_link.change_privileges(regrole, text, text) IS
+'Not to be called: what grant_backend, revoke_backend, grant_admin and revoke_admin have in common.';
 
 COMMENT ON FUNCTION magic_link.grant_backend(regrole) IS
-'Grants a role what a backend needs and no more: USAGE on the schema, EXECUTE on the functions for a backend, SELECT on the view session_switch. It can be called again.
+'Grants a role what a backend needs and no more: USAGE on the schema, EXECUTE on the functions for a backend, SELECT on the view session_switch. It can be called again; after an update of the extension, call it for what is new.
 Errors: 22004 for NULL; 42704 for a role that does not exist; 42501 for a caller who may not grant.';
+
+COMMENT ON FUNCTION magic_link.revoke_backend(regrole) IS
+'Takes back what grant_backend grants; USAGE on the schema goes with the last right that the role has there. It can be called again.
+Errors: as grant_backend.';
+
+COMMENT ON FUNCTION magic_link.grant_admin(regrole) IS
+'Grants a role what a DBA needs who is no superuser, and no more: USAGE on the schema, EXECUTE on the functions that revoke, delete and purge, SELECT on the views one_time_token_status and one_time_token_activity. It can be called again; after an update of the extension, call it for what is new.
+Errors: as grant_backend.';
+
+COMMENT ON FUNCTION magic_link.revoke_admin(regrole) IS
+'Takes back what grant_admin grants; USAGE on the schema goes with the last right that the role has there. It can be called again.
+Errors: as grant_backend.';

@@ -40,6 +40,20 @@ CREATE TABLE magic_link.organization_jit_roles (
 CREATE INDEX organization_jit_roles_organization_role_id_idx
     ON magic_link.organization_jit_roles (organization_role_id);
 
+CREATE TABLE magic_link.organization_jit_email_domains (
+    organization_id text COLLATE pg_catalog."C",
+    email_domain text COLLATE pg_catalog."C",
+    CONSTRAINT organization_jit_email_domains_pkey PRIMARY KEY (organization_id, email_domain),
+    CONSTRAINT organization_jit_email_domains_organization_id_fkey
+        FOREIGN KEY (organization_id) REFERENCES magic_link.organizations (id) ON UPDATE CASCADE ON DELETE CASCADE,
+    CONSTRAINT organization_jit_email_domains_email_domain_normalized
+        CHECK (pg_catalog.concat('a@', email_domain)
+               OPERATOR(pg_catalog.=) magic_link.normalize_email(pg_catalog.concat('a@', email_domain)))
+);
+
+CREATE INDEX organization_jit_email_domains_email_domain_idx
+    ON magic_link.organization_jit_email_domains (email_domain);
+
 CREATE TABLE magic_link.organization_memberships (
     organization_id text COLLATE pg_catalog."C",
     user_id uuid,
@@ -94,6 +108,11 @@ COMMENT ON TABLE magic_link.organization_jit_roles IS
 COMMENT ON COLUMN magic_link.organization_jit_roles.organization_id IS 'The organization.';
 COMMENT ON COLUMN magic_link.organization_jit_roles.organization_role_id IS 'One of its default roles.';
 
+COMMENT ON TABLE magic_link.organization_jit_email_domains IS
+'The e-mail domains of an organization: a user created with such an address joins it, with its default roles.';
+COMMENT ON COLUMN magic_link.organization_jit_email_domains.organization_id IS 'The organization.';
+COMMENT ON COLUMN magic_link.organization_jit_email_domains.email_domain IS 'What follows the @, in lower-case ASCII (IDNA) and with no part left out: a subdomain is another domain.';
+
 COMMENT ON TABLE magic_link.organization_memberships IS
 'Who is a member of which organization.';
 COMMENT ON COLUMN magic_link.organization_memberships.organization_id IS 'The organization.';
@@ -106,7 +125,7 @@ COMMENT ON COLUMN magic_link.organization_membership_roles.organization_id IS 'T
 COMMENT ON COLUMN magic_link.organization_membership_roles.user_id IS 'The member.';
 COMMENT ON COLUMN magic_link.organization_membership_roles.organization_role_id IS 'A role that the member holds there.';
 
--- The ledger. A row is written once and updated once; with more than half of each page left free at
+-- The ledger. A row is written once and as a rule updated once; with more than half of each page left free at
 -- first, the newer version (longer by who consumed it) always finds room in the same page, and no
 -- index is touched.
 
@@ -123,12 +142,24 @@ CREATE TABLE magic_link.one_time_tokens (
     consumed_by text COLLATE pg_catalog."C",
     revoked_at timestamptz,
     revoked_by text COLLATE pg_catalog."C",
+    failed_attempts integer NOT NULL DEFAULT 0,
+    user_created boolean,
+    memberships jsonb,
     CONSTRAINT one_time_tokens_pkey PRIMARY KEY (id),
     CONSTRAINT one_time_tokens_token_hash_length CHECK (pg_catalog.length(token_hash) OPERATOR(pg_catalog.=) 32),
     CONSTRAINT one_time_tokens_lifetime CHECK (expires_at OPERATOR(pg_catalog.>) created_at),
     CONSTRAINT one_time_tokens_consumed CHECK ((consumed_at IS NULL) OPERATOR(pg_catalog.=) (consumed_by IS NULL)),
-    CONSTRAINT one_time_tokens_consumed_or_revoked CHECK (consumed_at IS NULL OR revoked_at IS NULL)
+    CONSTRAINT one_time_tokens_consumed_or_revoked CHECK (consumed_at IS NULL OR revoked_at IS NULL),
+    CONSTRAINT one_time_tokens_failed_attempts CHECK (failed_attempts OPERATOR(pg_catalog.>=) 0),
+    CONSTRAINT one_time_tokens_answer
+        CHECK ((user_created IS NULL) OPERATOR(pg_catalog.=) (memberships IS NULL)
+               AND (memberships IS NULL OR consumed_at IS NOT NULL))
 ) WITH (fillfactor = 45);
+
+-- For what concerns one address: its limits, its revocations, and a DBA who looks for its tokens. No
+-- column of it ever changes, so that an update touches no index.
+CREATE INDEX one_time_tokens_email_expires_at_idx
+    ON magic_link.one_time_tokens (email, expires_at);
 
 COMMENT ON TABLE magic_link.one_time_tokens IS
 'The ledger: a row for each token ever issued and not yet purged. The token itself is nowhere.';
@@ -143,7 +174,10 @@ COMMENT ON COLUMN magic_link.one_time_tokens.expires_at IS 'The moment from whic
 COMMENT ON COLUMN magic_link.one_time_tokens.consumed_at IS 'When the token was redeemed; NULL if it was not.';
 COMMENT ON COLUMN magic_link.one_time_tokens.consumed_by IS 'The id of the user who redeemed the token.';
 COMMENT ON COLUMN magic_link.one_time_tokens.revoked_at IS 'When the token was revoked; NULL if it was not.';
-COMMENT ON COLUMN magic_link.one_time_tokens.revoked_by IS 'The role that revoked the token, where it is known.';
+COMMENT ON COLUMN magic_link.one_time_tokens.revoked_by IS 'The role that revoked the token, or the setting that did: magic_link.revoke_previous or magic_link.max_failed_attempts.';
+COMMENT ON COLUMN magic_link.one_time_tokens.failed_attempts IS 'How often try_redeem_one_time_token was called with another address while the token was active.';
+COMMENT ON COLUMN magic_link.one_time_tokens.user_created IS 'Whether redeeming the token created the user; kept for magic_link.replay_window, NULL without it.';
+COMMENT ON COLUMN magic_link.one_time_tokens.memberships IS 'The memberships that redeeming the token answered; kept for magic_link.replay_window, NULL without it.';
 
 -- What is in the tables is the application's, so pg_dump takes it along.
 SELECT pg_catalog.pg_extension_config_dump('magic_link.users', '');
@@ -153,3 +187,4 @@ SELECT pg_catalog.pg_extension_config_dump('magic_link.organization_jit_roles', 
 SELECT pg_catalog.pg_extension_config_dump('magic_link.organization_memberships', '');
 SELECT pg_catalog.pg_extension_config_dump('magic_link.organization_membership_roles', '');
 SELECT pg_catalog.pg_extension_config_dump('magic_link.one_time_tokens', '');
+SELECT pg_catalog.pg_extension_config_dump('magic_link.organization_jit_email_domains', '');

@@ -8,7 +8,8 @@ SELECT t.id, t.email, t.organization_ids, t.interaction_event, t.context,
            WHEN t.revoked_at IS NOT NULL THEN 'revoked'
            WHEN t.expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp() THEN 'expired'
            ELSE 'active'
-       END AS status
+       END AS status,
+       t.failed_attempts, t.user_created, t.memberships
   FROM magic_link.one_time_tokens AS t;
 
 COMMENT ON VIEW magic_link.one_time_token_status IS
@@ -23,8 +24,11 @@ COMMENT ON COLUMN magic_link.one_time_token_status.expires_at IS 'The moment fro
 COMMENT ON COLUMN magic_link.one_time_token_status.consumed_at IS 'When the token was redeemed; NULL if it was not.';
 COMMENT ON COLUMN magic_link.one_time_token_status.consumed_by IS 'The id of the user who redeemed the token.';
 COMMENT ON COLUMN magic_link.one_time_token_status.revoked_at IS 'When the token was revoked; NULL if it was not.';
-COMMENT ON COLUMN magic_link.one_time_token_status.revoked_by IS 'The role that revoked the token, where it is known.';
+COMMENT ON COLUMN magic_link.one_time_token_status.revoked_by IS 'The role that revoked the token, or the setting that did: magic_link.revoke_previous or magic_link.max_failed_attempts.';
 COMMENT ON COLUMN magic_link.one_time_token_status.status IS 'active, consumed, revoked or expired, at the moment of reading.';
+COMMENT ON COLUMN magic_link.one_time_token_status.failed_attempts IS 'How often try_redeem_one_time_token was called with another address while the token was active.';
+COMMENT ON COLUMN magic_link.one_time_token_status.user_created IS 'Whether redeeming the token created the user; kept for magic_link.replay_window, NULL without it.';
+COMMENT ON COLUMN magic_link.one_time_token_status.memberships IS 'The memberships that redeeming the token answered; kept for magic_link.replay_window, NULL without it.';
 
 -- The settings are read, and the address normalised, once for a query and not for each row.
 
@@ -71,3 +75,41 @@ COMMENT ON COLUMN magic_link.session_switch.session_email IS 'The setting magic_
 COMMENT ON COLUMN magic_link.session_switch.prompt IS 'The setting magic_link.prompt; NULL where it is empty.';
 COMMENT ON COLUMN magic_link.session_switch.decision IS 'redeem, continue, ask, switch or refuse.';
 COMMENT ON COLUMN magic_link.session_switch.reason IS 'The outcome that stands against the token where the decision is refuse, NULL elsewhere.';
+
+-- An hour's tokens lie side by side in the primary key, since an id begins with the milliseconds of
+-- the issue: so an hour costs its own rows, and a condition on the hour is applied before any is read.
+
+CREATE VIEW magic_link.one_time_token_activity AS
+SELECT h.hour, t.issued, t.redeemed, t.refused_attempts, t.revoked, t.expired_unused, t.median_seconds
+  FROM (SELECT s.hour,
+               s.hour OPERATOR(pg_catalog.+) '1 hour'::pg_catalog.interval AS next_hour
+          FROM pg_catalog.generate_series(
+                   pg_catalog.date_trunc('hour', pg_catalog.now())
+                       OPERATOR(pg_catalog.-) '47 hours'::pg_catalog.interval,
+                   pg_catalog.now(),
+                   '1 hour'::pg_catalog.interval) AS s (hour)) AS h
+ CROSS JOIN LATERAL (
+       SELECT pg_catalog.count(*) AS issued,
+              pg_catalog.count(o.consumed_at) AS redeemed,
+              COALESCE(pg_catalog.sum(o.failed_attempts), 0) AS refused_attempts,
+              pg_catalog.count(o.revoked_at) AS revoked,
+              pg_catalog.count(*) FILTER (
+                  WHERE o.consumed_at IS NULL AND o.revoked_at IS NULL
+                    AND o.expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) AS expired_unused,
+              EXTRACT(epoch FROM pg_catalog.percentile_cont(0.5) WITHIN GROUP (
+                  ORDER BY o.consumed_at OPERATOR(pg_catalog.-) o.created_at))::pg_catalog.float8 AS median_seconds
+         FROM magic_link.one_time_tokens AS o
+        WHERE o.id OPERATOR(pg_catalog.>=) pg_catalog.rpad(pg_catalog.lpad(pg_catalog.to_hex(
+                  (EXTRACT(epoch FROM h.hour) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8), 12, '0'), 32, '0')::pg_catalog.uuid
+          AND o.id OPERATOR(pg_catalog.<) pg_catalog.rpad(pg_catalog.lpad(pg_catalog.to_hex(
+                  (EXTRACT(epoch FROM h.next_hour) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8), 12, '0'), 32, '0')::pg_catalog.uuid) AS t;
+
+COMMENT ON VIEW magic_link.one_time_token_activity IS
+'What became of the tokens that were issued in each of the last 48 hours, the one that runs included; an hour without tokens has a row too. Reading an hour costs the rows of that hour: ask for the hours you need.';
+COMMENT ON COLUMN magic_link.one_time_token_activity.hour IS 'The beginning of the hour in which the tokens were issued.';
+COMMENT ON COLUMN magic_link.one_time_token_activity.issued IS 'How many tokens were issued, without those deleted since.';
+COMMENT ON COLUMN magic_link.one_time_token_activity.redeemed IS 'How many of them were redeemed.';
+COMMENT ON COLUMN magic_link.one_time_token_activity.refused_attempts IS 'How often try_redeem_one_time_token was called for them with another address while they were active.';
+COMMENT ON COLUMN magic_link.one_time_token_activity.revoked IS 'How many of them were revoked.';
+COMMENT ON COLUMN magic_link.one_time_token_activity.expired_unused IS 'How many of them expired without having been redeemed or revoked.';
+COMMENT ON COLUMN magic_link.one_time_token_activity.median_seconds IS 'The median of the seconds from issue to redemption; NULL where none was redeemed.';

@@ -53,6 +53,10 @@ statements! {
          WHERE m.organization_id = $1 AND m.user_id = $2
          ORDER BY m.organization_role_id";
 
+    ORGANIZATIONS_OF_DOMAIN(TEXTOID) = c"
+        SELECT d.organization_id FROM magic_link.organization_jit_email_domains AS d
+         WHERE d.email_domain = $1";
+
     FIND_ORGANIZATION(TEXTOID) = c"
         SELECT o.id FROM magic_link.organizations AS o WHERE o.id = $1";
 
@@ -186,15 +190,23 @@ fn grant(
 ) -> Result<(), Failure> {
     let member = || membership(organization_id, user);
     let Some(roles) = roles else {
-        return spi.execute(&GRANT_DEFAULT_ROLES, member());
+        return spi.execute(&GRANT_DEFAULT_ROLES, member()).map(drop);
     };
-    roles
-        .iter()
-        .try_for_each(|role| spi.execute(&GRANT_ROLE, member().and(role.as_str())))
+    roles.iter().try_for_each(|role| {
+        spi.execute(&GRANT_ROLE, member().and(role.as_str()))
+            .map(drop)
+    })
 }
 
 fn held_roles(spi: &Spi, user: UserId, organization_id: &str) -> Result<Vec<String>, Failure> {
     spi.run(&HELD_ROLES, membership(organization_id, user))?
+        .map(|row| row.required(1))
+        .collect()
+}
+
+/// The organizations that a user created with such an address joins.
+pub fn organizations_of_domain(spi: &Spi, email: &Email) -> Result<Vec<String>, Failure> {
+    spi.run(&ORGANIZATIONS_OF_DOMAIN, Parameters::of(email.domain()))?
         .map(|row| row.required(1))
         .collect()
 }

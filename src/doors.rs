@@ -1,18 +1,21 @@
 //! The functions that SQL calls: they read arguments, ask a room, and answer. `sql/functions.sql`
 //! declares them, with their defaults and their documentation.
 
+use std::collections::HashMap;
+
 use pgrx::IntoDatum;
 use pgrx::datum::TimestampWithTimeZone;
 
 use crate::context::{Context, InteractionEvent};
 use crate::email::Email;
 use crate::fmgr::{Answer, Call, Columns, Jsonb, door, forbid_in_read_only_transaction, pg_uuid};
-use crate::issuance::{self, Lifetime, Order};
+use crate::issuance::{self, Issued, Lifetime, Order};
 use crate::ledger::Claim;
+use crate::lifecycle::{self, BatchSize, Cutoff, Events, Revoker};
 use crate::link;
-use crate::outcome::Refusal;
-use crate::raise::{Failure, Report};
-use crate::redemption::{self, Redemption};
+use crate::outcome::{Outcome, Refusal};
+use crate::raise::{Failure, Report, SqlState};
+use crate::redemption::{self, Redemption, Release};
 use crate::session_switch;
 use crate::statements::Spi;
 use crate::token::Token;
@@ -50,55 +53,87 @@ door!(create_one_time_token(3));
 fn create_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"create_one_time_token()");
     let email = email(call, 0)?;
-    let lifetime = call
-        .integer(1)
-        .map_or_else(|| Ok(Lifetime::default()), Lifetime::new)?;
     let (context, meaning) = context(call, 2)?;
     let order = Order {
-        email: &email,
-        lifetime,
+        lifetime: lifetime(call, 1)?,
         meaning: &meaning,
         context,
     };
-    let issued = issuance::create(&Spi::connect()?, &order)?;
-    call.row(
-        Columns::default()
-            .and(pg_uuid(issued.id))
-            .and(issued.token.as_str())
-            .and(email.as_str())
-            .and(context)
-            .and("active")
-            .and(issued.created_at.timestamp()?)
-            .and(issued.expires_at.timestamp()?),
-    )
+    let token = issuance::create(&Spi::connect()?, &email, &order)?;
+    call.row(issued(&token, &email, context)?)
 }
 
+door!(create_one_time_tokens(3));
+fn create_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
+    forbid_in_read_only_transaction(c"create_one_time_tokens()");
+    let emails = emails(call, 0)?;
+    let (context, meaning) = context(call, 2)?;
+    let order = Order {
+        lifetime: lifetime(call, 1)?,
+        meaning: &meaning,
+        context,
+    };
+    let tokens = issuance::create_all(&Spi::connect()?, &emails, &order)?;
+    let addressed = tokens.iter().zip(&emails);
+    call.rows(addressed.map(|(token, email)| issued(token, email, context)))
+}
+
+// As 0.1 declares it, and as 0.2 does; so the two that follow.
 door!(redeem_one_time_token(3));
 fn redeem_one_time_token(call: &Call) -> Result<Answer, Failure> {
+    redeem(call, Release::V0_1)
+}
+
+door!(redeem_one_time_token_0_2(3));
+fn redeem_one_time_token_0_2(call: &Call) -> Result<Answer, Failure> {
+    redeem(call, Release::V0_2)
+}
+
+fn redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
-    let redemption = claimant.redeem()?.map_err(Report::from)?;
-    call.row(redeemed(Columns::default(), &claimant, &redemption)?)
+    let redemption = claimant.ask(|spi, claim| redemption::redeem(spi, claim, release))?;
+    let redemption = redemption.map_err(Report::from)?;
+    call.row(redeemed(Columns::default(), &claimant, &redemption))
 }
 
 door!(try_redeem_one_time_token(3));
 fn try_redeem_one_time_token(call: &Call) -> Result<Answer, Failure> {
+    try_redeem(call, Release::V0_1)
+}
+
+door!(try_redeem_one_time_token_0_2(3));
+fn try_redeem_one_time_token_0_2(call: &Call) -> Result<Answer, Failure> {
+    try_redeem(call, Release::V0_2)
+}
+
+fn try_redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"try_redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
-    call.row(match claimant.redeem()? {
-        Ok(redemption) => redeemed(Columns::default().and("ok"), &claimant, &redemption)?,
+    let redemption = claimant.ask(|spi, claim| redemption::try_redeem(spi, claim, release))?;
+    call.row(match redemption {
+        Ok(redemption) => redeemed(Columns::default().and("ok"), &claimant, &redemption),
         Err(refusal) => refused(Columns::default().and(refusal.as_str())),
     })
 }
 
 door!(check_one_time_token(3));
 fn check_one_time_token(call: &Call) -> Result<Answer, Failure> {
+    check(call, Release::V0_1)
+}
+
+door!(check_one_time_token_0_2(3));
+fn check_one_time_token_0_2(call: &Call) -> Result<Answer, Failure> {
+    check(call, Release::V0_2)
+}
+
+fn check(call: &Call, release: Release) -> Result<Answer, Failure> {
     let claimant = Claimant::read(call)?;
-    let outcome = match claimant.claim() {
-        Some(claim) => redemption::check(&Spi::connect()?, &claim)?.as_str(),
-        None => Refusal::TokenNotFound.as_str(),
-    };
-    Ok(outcome.into_datum())
+    let outcome = claimant.ask(|spi, claim| redemption::check(spi, claim, release).map(Ok))?;
+    Ok(outcome
+        .unwrap_or_else(Outcome::Refused)
+        .as_str()
+        .into_datum())
 }
 
 door!(session_switch_decision(4));
@@ -120,6 +155,48 @@ fn session_switch_decision(call: &Call) -> Result<Answer, Failure> {
     )
 }
 
+door!(revoke_one_time_token(1));
+fn revoke_one_time_token(call: &Call) -> Result<Answer, Failure> {
+    forbid_in_read_only_transaction(c"revoke_one_time_token()");
+    let id = call.required_uuid(0, "id")?;
+    match lifecycle::revoke(&Spi::connect()?, id)? {
+        Some(status) => Ok(status.into_datum()),
+        None => Err(Report::new(SqlState::NO_DATA, "no one-time token has this id").into()),
+    }
+}
+
+door!(revoke_one_time_tokens(2));
+fn revoke_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
+    forbid_in_read_only_transaction(c"revoke_one_time_tokens()");
+    let emails = [email(call, 0)?];
+    let event = interaction_event(call, 1)?;
+    let events = match &event {
+        Some(event) => Events::Only(Some(event)),
+        None => Events::Any,
+    };
+    let spi = Spi::connect()?;
+    lifecycle::lock_addresses(&spi, &emails)?;
+    let revoked = lifecycle::revoke_all(&spi, &emails, events, Revoker::Role)?;
+    Ok((revoked as i64).into_datum())
+}
+
+door!(delete_one_time_token(1));
+fn delete_one_time_token(call: &Call) -> Result<Answer, Failure> {
+    forbid_in_read_only_transaction(c"delete_one_time_token()");
+    let id = call.required_uuid(0, "id")?;
+    Ok(lifecycle::delete(&Spi::connect()?, id)?.into_datum())
+}
+
+door!(purge_one_time_tokens(2));
+fn purge_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
+    forbid_in_read_only_transaction(c"purge_one_time_tokens()");
+    let retention = call.interval(0).ok_or_else(|| Report::null("retention"))?;
+    let rows = call.integer(1).ok_or_else(|| Report::null("batch_size"))?;
+    let batch_size = BatchSize::new(rows)?;
+    let cutoff = Cutoff::new(&Spi::connect()?, retention)?;
+    Ok(lifecycle::purge(&cutoff, batch_size)?.into_datum())
+}
+
 /// Who presents a token: (token, email, interaction_event). What has not a token's shape is not
 /// found, without a look.
 struct Claimant {
@@ -131,46 +208,46 @@ struct Claimant {
 impl Claimant {
     fn read(call: &Call) -> Result<Self, Failure> {
         let token = call.required_text(0, "token")?;
-        let email = email(call, 1)?;
-        let event = call.text(2).map(InteractionEvent::parse).transpose();
         Ok(Self {
+            email: email(call, 1)?,
+            interaction_event: interaction_event(call, 2)?,
             token: Token::parse(token),
-            email,
-            interaction_event: event.map_err(|why| Report::invalid("interaction_event", why))?,
         })
     }
 
-    fn claim(&self) -> Option<Claim<'_>> {
-        let token = self.token.as_ref()?;
-        Some(Claim::new(
-            token,
-            &self.email,
-            self.interaction_event.as_ref(),
-        ))
-    }
-
-    fn redeem(&self) -> Result<Result<Redemption, Refusal>, Failure> {
-        match self.claim() {
-            Some(claim) => redemption::redeem(&Spi::connect()?, &claim),
-            None => Ok(Err(Refusal::TokenNotFound)),
-        }
+    fn ask<T>(
+        &self,
+        question: impl FnOnce(&Spi, &Claim) -> Result<Result<T, Refusal>, Failure>,
+    ) -> Result<Result<T, Refusal>, Failure> {
+        let Some(token) = &self.token else {
+            return Ok(Err(Refusal::TokenNotFound));
+        };
+        let claim = Claim::new(token, &self.email, self.interaction_event.as_ref());
+        question(&Spi::connect()?, &claim)
     }
 }
 
-fn redeemed(
-    columns: Columns,
-    claimant: &Claimant,
-    redemption: &Redemption,
-) -> Result<Columns, Failure> {
-    Ok(columns
+fn issued(token: &Issued, email: &Email, context: Jsonb) -> Result<Columns, Failure> {
+    Ok(Columns::default()
+        .and(pg_uuid(token.id))
+        .and(token.token.as_str())
+        .and(email.as_str())
+        .and(context)
+        .and("active")
+        .and(token.created_at.timestamp()?)
+        .and(token.expires_at.timestamp()?))
+}
+
+fn redeemed(columns: Columns, claimant: &Claimant, redemption: &Redemption) -> Columns {
+    columns
         .and(pg_uuid(redemption.token_id))
         .and(redemption.user.to_string())
         .and(redemption.user_created)
         .and(claimant.email.as_str())
         .and(redemption.context)
-        .and(Jsonb::from_serialize(&redemption.memberships)?)
+        .and(redemption.memberships)
         .and(redemption.redeemed_at)
-        .and(redemption.replayed))
+        .and(redemption.replayed)
 }
 
 /// The columns of `redeemed`, all NULL.
@@ -189,6 +266,42 @@ fn refused(columns: Columns) -> Columns {
 fn email(call: &Call, position: usize) -> Result<Email, Failure> {
     let raw = call.required_text(position, "email")?;
     Email::parse(raw).map_err(|why| Report::invalid("e-mail address", why).into())
+}
+
+/// Addresses, at least one and each once (22023), none of them NULL (22004).
+fn emails(call: &Call, position: usize) -> Result<Vec<Email>, Failure> {
+    let (texts, dimensions) = call.texts(position).ok_or_else(|| Report::null("emails"))?;
+    match dimensions {
+        0 => return Err(Report::invalid("emails", "The array is empty.").into()),
+        1 => {}
+        _ => {
+            return Err(Report::invalid("emails", "The array has more than one dimension.").into());
+        }
+    }
+    let mut places = HashMap::with_capacity(texts.len());
+    let mut emails = Vec::with_capacity(texts.len());
+    for (place, text) in texts.iter().enumerate() {
+        let text = text.as_deref();
+        let text = text.ok_or_else(|| Report::null(&format!("emails[{}]", place + 1)))?;
+        let email = Email::parse(text)
+            .map_err(|why| issuance::at(place, Report::invalid("e-mail address", why)))?;
+        if let Some(first) = places.insert(email.clone(), place) {
+            let why = format!("It is the same address as emails[{}].", first + 1);
+            return Err(issuance::at(place, Report::invalid("emails", why)).into());
+        }
+        emails.push(email);
+    }
+    Ok(emails)
+}
+
+fn interaction_event(call: &Call, position: usize) -> Result<Option<InteractionEvent>, Failure> {
+    let event = call.text(position).map(InteractionEvent::parse).transpose();
+    event.map_err(|why| Report::invalid("interaction_event", why).into())
+}
+
+fn lifetime(call: &Call, position: usize) -> Result<Lifetime, Failure> {
+    call.integer(position)
+        .map_or_else(|| Ok(Lifetime::default()), Lifetime::new)
 }
 
 fn well_formed_token(call: &Call, position: usize) -> Result<Token, Failure> {

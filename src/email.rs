@@ -24,7 +24,7 @@ const GRAMMAR: Options = Options {
 };
 
 /// An e-mail address in normal form, to be compared as bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Email(String);
 
 impl Email {
@@ -59,6 +59,12 @@ impl Email {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What follows the `@`.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
     }
 }
 
@@ -278,6 +284,7 @@ mod tests {
             let Ok(email) = Email::parse(&raw) else { return Ok(()) };
             prop_assert_eq!(Email::parse(email.as_str()), Ok(email.clone()));
             let (local, domain) = email.as_str().rsplit_once('@').unwrap();
+            prop_assert_eq!(domain, email.domain());
             prop_assert!(domain.is_ascii() && !local.is_empty());
             prop_assert!(email.as_str().len() <= MAX_BYTES);
             prop_assert!(!email.as_str().chars().any(|c| c.is_ascii_uppercase()));

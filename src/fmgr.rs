@@ -5,8 +5,10 @@
 
 use std::ffi::{CStr, CString};
 
+use pgrx::array::RawArray;
+use pgrx::datum::Interval;
 use pgrx::fcinfo::{direct_function_call, direct_function_call_as_datum, pg_getarg};
-use pgrx::{FromDatum, IntoDatum, pg_sys};
+use pgrx::{Array, FromDatum, IntoDatum, pg_sys};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -96,6 +98,31 @@ impl Call {
         unsafe { pg_getarg(self.0, position) }
     }
 
+    /// The uuid argument at `position`, which may not be NULL (22004).
+    pub fn required_uuid(&self, position: usize, name: &str) -> Result<Uuid, Failure> {
+        // SAFETY: sql/functions.sql declares this argument as uuid.
+        let id: Option<pgrx::Uuid> = unsafe { pg_getarg(self.0, position) };
+        let id = id.ok_or_else(|| Report::null(name))?;
+        Ok(Uuid::from_bytes(*id.as_bytes()))
+    }
+
+    pub fn interval(&self, position: usize) -> Option<Interval> {
+        // SAFETY: sql/functions.sql declares this argument as interval.
+        unsafe { pg_getarg(self.0, position) }
+    }
+
+    /// The text array argument at `position`, and how many dimensions it has.
+    pub fn texts(&self, position: usize) -> Option<(Vec<Option<String>>, usize)> {
+        // SAFETY: sql/functions.sql declares this argument as text[]; what its elements point to
+        // outlives the call.
+        let (texts, raw) = unsafe {
+            let array: Array<'_, &str> = pg_getarg(self.0, position)?;
+            let texts = array.iter().map(|text| text.map(str::to_owned)).collect();
+            (texts, RawArray::from_array(array)?)
+        };
+        Some((texts, raw.dims().len()))
+    }
+
     pub fn jsonb(&self, position: usize) -> Option<Jsonb> {
         // SAFETY: sql/functions.sql declares this argument as jsonb; the datum outlives the call.
         unsafe { pg_getarg(self.0, position) }
@@ -120,6 +147,33 @@ impl Call {
             );
             Ok(Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)))
         }
+    }
+
+    /// Rows of the type that the function is declared to answer a set of.
+    pub fn rows(
+        &self,
+        rows: impl Iterator<Item = Result<Columns, Failure>>,
+    ) -> Result<Answer, Failure> {
+        // SAFETY: fcinfo is valid for the call; PostgreSQL makes the set and its descriptor, or raises
+        // an error where the caller takes none.
+        let (set, descriptor) = unsafe {
+            pg_sys::InitMaterializedSRF(self.0, 0);
+            let result = (*self.0).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            ((*result).setResult, (*result).setDesc)
+        };
+        for row in rows {
+            let mut columns = row?;
+            // SAFETY: the set and the descriptor from above; the arrays have as many members as the
+            // descriptor has columns, and are copied.
+            unsafe {
+                if (*descriptor).natts as usize != columns.values.len() {
+                    return Err(declared_otherwise());
+                }
+                let values = columns.values.as_mut_ptr();
+                pg_sys::tuplestore_putvalues(set, descriptor, values, columns.nulls.as_mut_ptr());
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -6,7 +6,8 @@ use crate::context::{Context, shown};
 use crate::directory;
 use crate::email::Email;
 use crate::fmgr::Jsonb;
-use crate::ledger::{self, Issue};
+use crate::ledger::{self, Terms};
+use crate::limits::{self, Full};
 use crate::raise::{Failure, Report, SqlState};
 use crate::settings;
 use crate::statements::Spi;
@@ -39,9 +40,8 @@ impl Default for Lifetime {
     }
 }
 
-/// What a caller asks a token for.
+/// What a caller asks tokens for.
 pub struct Order<'a> {
-    pub email: &'a Email,
     pub lifetime: Lifetime,
     /// What the context means, and the context itself.
     pub meaning: &'a Context,
@@ -56,29 +56,95 @@ pub struct Issued {
     pub expires_at: Moment,
 }
 
-pub fn create(spi: &Spi, order: &Order) -> Result<Issued, Failure> {
+/// Issues a token for an address.
+pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Failure> {
     check_references(spi, order.meaning)?;
-    let created_at = Moment::now();
-    let expires_at = created_at.plus_seconds(order.lifetime.0);
-    let token =
-        Token::draw(created_at.unix_millis(), fill_random).map_err(|error| match error {
+    let emails = std::slice::from_ref(email);
+    if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
+        return Err(too_many_active(&full).into());
+    }
+    let period = Period::new(order.lifetime);
+    let token = period.draw()?;
+    let id = ledger::insert(spi, &token, email, &period.terms(order)?)?;
+    Ok(period.issued(id, token))
+}
+
+/// Issues a token for each of several addresses, no two of them the same; all or none.
+pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issued>, Failure> {
+    check_references(spi, order.meaning)?;
+    if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
+        return Err(at(full.place, too_many_active(&full)).into());
+    }
+    let period = Period::new(order.lifetime);
+    let tokens: Vec<Token> = emails
+        .iter()
+        .map(|_| period.draw())
+        .collect::<Result<_, _>>()?;
+    let ids = ledger::insert_all(spi, &tokens, emails, &period.terms(order)?)?;
+    Ok(ids
+        .into_iter()
+        .zip(tokens)
+        .map(|(id, token)| period.issued(id, token))
+        .collect())
+}
+
+/// From when to when a token lives.
+struct Period {
+    created_at: Moment,
+    expires_at: Moment,
+}
+
+impl Period {
+    fn new(lifetime: Lifetime) -> Self {
+        let created_at = Moment::now();
+        Self {
+            created_at,
+            expires_at: created_at.plus_seconds(lifetime.0),
+        }
+    }
+
+    fn draw(&self) -> Result<Token, Failure> {
+        Token::draw(self.created_at.unix_millis(), fill_random).map_err(|error| match error {
             NoToken::ClockOutOfRange => out_of_range(),
             NoToken::Random(failure) => failure,
-        })?;
-    let issue = Issue {
-        token: &token,
-        email: order.email,
-        meaning: order.meaning,
-        context: order.context,
-        created_at: created_at.timestamp()?,
-        expires_at: expires_at.timestamp()?,
-    };
-    Ok(Issued {
-        id: ledger::insert(spi, issue)?,
-        token,
-        created_at,
-        expires_at,
-    })
+        })
+    }
+
+    fn terms<'a>(&self, order: &Order<'a>) -> Result<Terms<'a>, Failure> {
+        Ok(Terms {
+            meaning: order.meaning,
+            context: order.context,
+            created_at: self.created_at.timestamp()?,
+            expires_at: self.expires_at.timestamp()?,
+        })
+    }
+
+    fn issued(&self, id: Uuid, token: Token) -> Issued {
+        Issued {
+            id,
+            token,
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+        }
+    }
+}
+
+/// OT008.
+fn too_many_active(full: &Full) -> Report {
+    let limit = full.limit;
+    Report::new(
+        SqlState::new("OT008"),
+        "the address has too many active one-time tokens",
+    )
+    .detail(format!("magic_link.max_active_tokens allows {limit}."))
+    .hint(format!("Try again in {} seconds.", full.seconds))
+}
+
+/// Says which of several addresses a report is about, as SQL counts.
+pub fn at(place: usize, report: Report) -> Report {
+    let detail = report.detail.as_deref().unwrap_or_default();
+    let detail = format!("emails[{}]: {detail}", place + 1);
+    report.detail(detail)
 }
 
 /// 23503 where the context names an organization or a role that is not there.

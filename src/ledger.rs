@@ -1,4 +1,4 @@
-//! The token's row: written when it is issued, consumed once, read to say why not.
+//! The token's row: written when it is issued, consumed once, read to say why not or to answer again.
 
 use std::thread::LocalKey;
 
@@ -18,6 +18,12 @@ statements! {
         INSERT INTO magic_link.one_time_tokens
                (id, token_hash, email, organization_ids, interaction_event, context, created_at, expires_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id";
+
+    INSERT_ALL(UUIDARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID) = c"
+        INSERT INTO magic_link.one_time_tokens
+               (id, token_hash, email, organization_ids, interaction_event, context, created_at, expires_at)
+        SELECT n.id, n.token_hash, n.email, $4, $5, $6, $7, $8
+          FROM unnest($1, $2, $3) AS n (id, token_hash, email)";
 
     // clock_timestamp(), and not now(): a token does not outlive its time in a transaction that is
     // still open. Who waits for another's lock has the conditions read again if the other changed the
@@ -48,12 +54,34 @@ statements! {
         UPDATE magic_link.one_time_tokens AS t
            SET consumed_by = $2
          WHERE t.id = $1";
+
+    RECORD_ANSWER(UUIDOID, BOOLOID, JSONBOID) = c"
+        UPDATE magic_link.one_time_tokens AS t
+           SET user_created = $2, memberships = $3
+         WHERE t.id = $1";
+
+    ANSWER(UUIDOID, BYTEAOID, TEXTOID, TEXTOID, INT4OID) = c"
+        SELECT t.consumed_by, t.consumed_at, t.user_created, t.memberships, t.context
+          FROM magic_link.one_time_tokens AS t
+         WHERE t.id = $1 AND t.token_hash = $2 AND t.email = $3
+           AND (t.interaction_event IS NULL OR t.interaction_event = $4)
+           AND t.consumed_at > pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => $5)
+           AND t.memberships IS NOT NULL";
+
+    // Only what could be redeemed is worth counting for; a count that is full stays so.
+    RECORD_FAILED_ATTEMPT(UUIDOID, BYTEAOID, TEXTOID, INT4OID) = c"
+        UPDATE magic_link.one_time_tokens AS t
+           SET failed_attempts = t.failed_attempts + 1,
+               revoked_at = CASE WHEN t.failed_attempts + 1 >= NULLIF($4, 0) THEN pg_catalog.clock_timestamp() END,
+               revoked_by = CASE WHEN t.failed_attempts + 1 >= NULLIF($4, 0) THEN 'magic_link.max_failed_attempts' END
+         WHERE t.id = $1 AND t.token_hash = $2 AND t.email <> $3
+           AND t.consumed_at IS NULL AND t.revoked_at IS NULL
+           AND t.expires_at > pg_catalog.clock_timestamp()
+           AND t.failed_attempts < 2147483647";
 }
 
-/// A token about to be issued.
-pub struct Issue<'a> {
-    pub token: &'a Token,
-    pub email: &'a Email,
+/// What the tokens of one call have in common.
+pub struct Terms<'a> {
     /// What the context means, and the context itself.
     pub meaning: &'a Context,
     pub context: Jsonb,
@@ -67,6 +95,15 @@ pub struct Claim<'a> {
     pub hash: TokenHash,
     pub email: &'a Email,
     pub interaction_event: Option<&'a InteractionEvent>,
+}
+
+/// What a redemption answered, kept to be answered again.
+pub struct Answer {
+    pub consumed_by: String,
+    pub consumed_at: Timestamp,
+    pub user_created: bool,
+    pub memberships: Jsonb,
+    pub context: Jsonb,
 }
 
 /// What a consumed row hands over.
@@ -91,35 +128,63 @@ impl<'a> Claim<'a> {
         }
     }
 
-    fn parameters(&self) -> Parameters {
+    /// Whose token: its id, hash and address.
+    fn identity(&self) -> Parameters {
         Parameters::of(pg_uuid(self.id))
             .and(self.hash.as_bytes())
             .and(self.email.as_str())
+    }
+
+    fn parameters(&self) -> Parameters {
+        self.identity()
             .and(self.interaction_event.map(InteractionEvent::as_str))
     }
 }
 
+impl Terms<'_> {
+    fn parameters(&self, addressed: Parameters) -> Parameters {
+        let event = self.meaning.interaction_event();
+        addressed
+            .and(self.meaning.organization_ids().to_vec())
+            .and(event.map(InteractionEvent::as_str))
+            .and(self.context)
+            .and(self.created_at)
+            .and(self.expires_at)
+    }
+}
+
 /// Writes the row of a new token and answers its id.
-pub fn insert(spi: &Spi, issue: Issue) -> Result<Uuid, Failure> {
-    let hash = issue.token.hash();
-    let id = issue.token.id(&hash);
-    let row = Parameters::of(pg_uuid(id))
+pub fn insert(spi: &Spi, token: &Token, email: &Email, terms: &Terms) -> Result<Uuid, Failure> {
+    let hash = token.hash();
+    let id = token.id(&hash);
+    let addressed = Parameters::of(pg_uuid(id))
         .and(hash.as_bytes())
-        .and(issue.email.as_str())
-        .and(issue.meaning.organization_ids().to_vec())
-        .and(
-            issue
-                .meaning
-                .interaction_event()
-                .map(InteractionEvent::as_str),
-        )
-        .and(issue.context)
-        .and(issue.created_at)
-        .and(issue.expires_at);
-    if change(spi, &INSERT, row)?.is_none() {
+        .and(email.as_str());
+    if change(spi, &INSERT, terms.parameters(addressed))?.is_none() {
         return Err(Report::suppressed("one_time_tokens").into());
     }
     Ok(id)
+}
+
+/// The same for many tokens, each for the address in its place.
+pub fn insert_all(
+    spi: &Spi,
+    tokens: &[Token],
+    emails: &[Email],
+    terms: &Terms,
+) -> Result<Vec<Uuid>, Failure> {
+    let hashes: Vec<TokenHash> = tokens.iter().map(Token::hash).collect();
+    let ids: Vec<Uuid> = tokens.iter().zip(&hashes).map(|(t, h)| t.id(h)).collect();
+    let addressed = Parameters::of(ids.iter().copied().map(pg_uuid).collect::<Vec<_>>())
+        .and(hashes.iter().map(TokenHash::as_bytes).collect::<Vec<_>>())
+        .and(emails.iter().map(Email::as_str).collect::<Vec<_>>());
+    let written = spi
+        .execute(&INSERT_ALL, terms.parameters(addressed))
+        .map_err(without_row)?;
+    if written != tokens.len() as u64 {
+        return Err(Report::suppressed("one_time_tokens").into());
+    }
+    Ok(ids)
 }
 
 /// The guarded UPDATE: of any number of callers at once, exactly one gets the row.
@@ -169,14 +234,51 @@ pub fn set_consumer(spi: &Spi, claim: &Claim, consumer: &str) -> Result<(), Fail
     change(spi, &SET_CONSUMER, row).map(drop)
 }
 
-/// Runs a statement that writes; the hash is in the row, and has no business in an error.
+/// Keeps what a redemption answers, in the same transaction.
+pub fn record_answer(
+    spi: &Spi,
+    claim: &Claim,
+    user_created: bool,
+    memberships: Jsonb,
+) -> Result<(), Failure> {
+    let row = Parameters::of(pg_uuid(claim.id))
+        .and(user_created)
+        .and(memberships);
+    change(spi, &RECORD_ANSWER, row).map(drop)
+}
+
+/// What the redemption of `claim` answered, if it was kept and is not older than so many seconds.
+pub fn answer(spi: &Spi, claim: &Claim, seconds: i32) -> Result<Option<Answer>, Failure> {
+    let Some(row) = spi.row(&ANSWER, claim.parameters().and(seconds))? else {
+        return Ok(None);
+    };
+    Ok(Some(Answer {
+        consumed_by: row.required(1)?,
+        consumed_at: row.required(2)?,
+        user_created: row.required(3)?,
+        memberships: row.required::<Jsonb>(4)?.outliving_spi(),
+        context: row.required::<Jsonb>(5)?.outliving_spi(),
+    }))
+}
+
+/// Counts a claim with the wrong address; the token is revoked when there were as many as `limit`,
+/// if that is not 0.
+pub fn record_failed_attempt(spi: &Spi, claim: &Claim, limit: i32) -> Result<(), Failure> {
+    change(spi, &RECORD_FAILED_ATTEMPT, claim.identity().and(limit)).map(drop)
+}
+
+/// Runs a statement that writes one row.
 fn change<'s>(
     spi: &'s Spi,
     statement: &'static LocalKey<Statement>,
     parameters: Parameters,
 ) -> Result<Option<Row<'s>>, Failure> {
-    spi.row(statement, parameters)
-        .map_err(|failure| failure.without_row(c"one_time_tokens"))
+    spi.row(statement, parameters).map_err(without_row)
+}
+
+/// The hash is in the row, and has no business in an error.
+pub fn without_row(failure: Failure) -> Failure {
+    failure.without_row(c"one_time_tokens")
 }
 
 #[cfg(any(test, feature = "pg_test"))]

@@ -4,7 +4,7 @@
 //! which is checked by a function), the views over them, and last who may do what.
 //!
 //! The rooms, and which way their arrows run:
-//! doors → issuance, redemption, session_switch → ledger, directory → statements → raise.
+//! doors → issuance, redemption, session_switch → limits → lifecycle → ledger, directory → statements → raise.
 
 use std::ffi::CStr;
 
@@ -21,6 +21,8 @@ mod token;
 mod directory;
 mod issuance;
 mod ledger;
+mod lifecycle;
+mod limits;
 mod redemption;
 mod session_switch;
 mod statements;

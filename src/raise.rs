@@ -44,6 +44,7 @@ pub struct SqlState(c_int);
 
 impl SqlState {
     // Under PostgreSQL's names.
+    pub const NO_DATA: Self = Self::new("02000");
     pub const NULL_VALUE_NOT_ALLOWED: Self = Self::new("22004");
     pub const DATETIME_FIELD_OVERFLOW: Self = Self::new("22008");
     pub const INVALID_PARAMETER_VALUE: Self = Self::new("22023");

@@ -3,6 +3,8 @@
 //! Locks are taken in one order: the token's row, the user's, then for each organization in order of
 //! id the organization, the membership and its roles in order of id. So redemptions cannot deadlock.
 
+use std::collections::BTreeMap;
+
 use pgrx::datum::TimestampWithTimeZone as Timestamp;
 use uuid::Uuid;
 
@@ -12,6 +14,7 @@ use crate::fmgr::Jsonb;
 use crate::ledger::{self, Claim, Consumed};
 use crate::outcome::{Outcome, Refusal};
 use crate::raise::{Failure, Report, SqlState};
+use crate::settings;
 use crate::statements::Spi;
 use crate::system::new_uuid;
 
@@ -21,10 +24,18 @@ pub struct Redemption {
     pub user: UserId,
     pub user_created: bool,
     pub context: Jsonb,
-    pub memberships: Vec<Membership>,
+    pub memberships: Jsonb,
     pub redeemed_at: Timestamp,
     /// Whether this is the answer to an earlier call, given again.
     pub replayed: bool,
+}
+
+/// Whose tables are there: an older release's, between a new library and ALTER EXTENSION UPDATE.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Release {
+    V0_1,
+    /// Counts failed attempts, keeps answers, knows the e-mail domains of organizations.
+    V0_2,
 }
 
 /// A token may become redeemable between the look at the user, the UPDATE and the look for the
@@ -32,27 +43,81 @@ pub struct Redemption {
 const ATTEMPTS: usize = 16;
 
 /// Consumes the token and does all that follows from it, or says why not and leaves it as it was.
-pub fn redeem(spi: &Spi, claim: &Claim) -> Result<Result<Redemption, Refusal>, Failure> {
+pub fn redeem(
+    spi: &Spi,
+    claim: &Claim,
+    release: Release,
+) -> Result<Result<Redemption, Refusal>, Failure> {
     for _ in 0..ATTEMPTS {
         let found = directory::find_user(spi, claim.email)?;
         let user_may_follow = found.is_some() || creates_users(claim);
         if user_may_follow {
             let candidate = found.map_or_else(new_user, Ok)?;
             if let Some(consumed) = ledger::consume(spi, claim, &candidate.to_string())? {
-                return complete(spi, claim, consumed, found, candidate).map(Ok);
+                return complete(spi, claim, consumed, found, candidate, release).map(Ok);
             }
         }
         if let Outcome::Refused(refusal) = verdict(spi, claim, user_may_follow)? {
-            return Ok(Err(refusal));
+            return Ok(replay(spi, claim, refusal, release)?.ok_or(refusal));
         }
     }
     Err(Report::suppressed("one_time_tokens").into())
 }
 
+/// The same, and a claim with the wrong address is remembered.
+pub fn try_redeem(
+    spi: &Spi,
+    claim: &Claim,
+    release: Release,
+) -> Result<Result<Redemption, Refusal>, Failure> {
+    let redeemed = redeem(spi, claim, release)?;
+    if matches!(redeemed, Err(Refusal::EmailMismatch)) && release >= Release::V0_2 {
+        ledger::record_failed_attempt(spi, claim, settings::max_failed_attempts())?;
+    }
+    Ok(redeemed)
+}
+
 /// What redeeming would say. It writes nothing.
-pub fn check(spi: &Spi, claim: &Claim) -> Result<Outcome, Failure> {
+pub fn check(spi: &Spi, claim: &Claim, release: Release) -> Result<Outcome, Failure> {
     let user_may_follow = creates_users(claim) || directory::find_user(spi, claim.email)?.is_some();
-    verdict(spi, claim, user_may_follow)
+    match verdict(spi, claim, user_may_follow)? {
+        Outcome::Refused(refusal) if replay(spi, claim, refusal, release)?.is_some() => {
+            Ok(Outcome::Ok)
+        }
+        outcome => Ok(outcome),
+    }
+}
+
+/// The first answer again, for a token that was consumed a moment ago by a user who is still there.
+fn replay(
+    spi: &Spi,
+    claim: &Claim,
+    refusal: Refusal,
+    release: Release,
+) -> Result<Option<Redemption>, Failure> {
+    let consumed = refusal == Refusal::TokenConsumed && release >= Release::V0_2;
+    let Some(window) = settings::replay_window().filter(|_| consumed) else {
+        return Ok(None);
+    };
+    let (answer, user) = (
+        ledger::answer(spi, claim, window)?,
+        directory::find_user(spi, claim.email)?,
+    );
+    let (Some(answer), Some(user)) = (answer, user) else {
+        return Ok(None);
+    };
+    if answer.consumed_by != user.to_string() {
+        return Ok(None);
+    }
+    Ok(Some(Redemption {
+        token_id: claim.id,
+        user,
+        user_created: answer.user_created,
+        context: answer.context,
+        memberships: answer.memberships,
+        redeemed_at: answer.consumed_at,
+        replayed: true,
+    }))
 }
 
 fn verdict(spi: &Spi, claim: &Claim, user_may_follow: bool) -> Result<Outcome, Failure> {
@@ -77,18 +142,30 @@ fn complete(
     consumed: Consumed,
     found: Option<UserId>,
     consumer: UserId,
+    release: Release,
 ) -> Result<Redemption, Failure> {
     let joins = !consumed.organization_ids.is_empty();
     let (user, user_created) = settle_user(spi, claim, joins, found, consumer)?;
     if user != consumer {
         ledger::set_consumer(spi, claim, &user.to_string())?;
     }
+    let roles = meaning_of(&consumed)?;
+    let mut organization_ids = consumed.organization_ids;
+    if user_created && release >= Release::V0_2 {
+        organization_ids.extend(directory::organizations_of_domain(spi, claim.email)?);
+        organization_ids.sort_unstable();
+        organization_ids.dedup();
+    }
+    let memberships = join_all(spi, user, &organization_ids, roles.organization_role_ids())?;
+    if release >= Release::V0_2 && settings::replay_window().is_some() {
+        ledger::record_answer(spi, claim, user_created, memberships)?;
+    }
     Ok(Redemption {
         token_id: claim.id,
         user,
         user_created,
         context: consumed.context,
-        memberships: join_all(spi, user, &consumed)?,
+        memberships,
         redeemed_at: consumed.consumed_at,
         replayed: false,
     })
@@ -120,17 +197,17 @@ fn settle_user(
     Err(Report::suppressed("users").into())
 }
 
-fn join_all(spi: &Spi, user: UserId, consumed: &Consumed) -> Result<Vec<Membership>, Failure> {
-    if consumed.organization_ids.is_empty() {
-        return Ok(vec![]);
-    }
-    let meaning = meaning_of(consumed)?;
-    let roles = meaning.organization_role_ids();
-    consumed
-        .organization_ids
+fn join_all(
+    spi: &Spi,
+    user: UserId,
+    organization_ids: &[String],
+    roles: &BTreeMap<String, Vec<String>>,
+) -> Result<Jsonb, Failure> {
+    let memberships: Vec<Membership> = organization_ids
         .iter()
         .map(|id| directory::join(spi, user, id, roles.get(id).map(Vec::as_slice)))
-        .collect()
+        .collect::<Result<_, _>>()?;
+    Ok(Jsonb::from_serialize(&memberships)?.outliving_spi())
 }
 
 fn user_deleted() -> Failure {
@@ -142,8 +219,12 @@ fn user_deleted() -> Failure {
     .into()
 }
 
-/// The context was checked when the token was created; only a hand in the table changes that.
+/// The context was checked when the token was created; only a hand in the table changes that. Where
+/// no organization is to be joined it is not read.
 fn meaning_of(consumed: &Consumed) -> Result<Context, Failure> {
+    if consumed.organization_ids.is_empty() {
+        return Ok(Context::default());
+    }
     Context::parse(&consumed.context.to_text()?).map_err(|why| {
         Report::new(
             SqlState::DATA_CORRUPTED,

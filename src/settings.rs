@@ -12,6 +12,10 @@ const SESSION_EMAIL: &CStr = c"magic_link.session_email";
 const PROMPT: &CStr = c"magic_link.prompt";
 
 static MAX_EXPIRES_IN: GucSetting<i32> = GucSetting::<i32>::new(DEFAULT_MAX_EXPIRES_IN);
+static REVOKE_PREVIOUS: GucSetting<bool> = GucSetting::<bool>::new(false);
+static MAX_ACTIVE_TOKENS: GucSetting<i32> = GucSetting::<i32>::new(0);
+static MAX_FAILED_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(5);
+static REPLAY_WINDOW: GucSetting<i32> = GucSetting::<i32>::new(0);
 // Read by the view `session_switch`, with current_setting().
 static SESSION_EMAIL_VALUE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
@@ -19,16 +23,7 @@ static PROMPT_VALUE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>
 
 /// Defines the settings; called when the library is loaded.
 pub fn define() {
-    GucRegistry::define_int_guc(
-        c"magic_link.max_expires_in",
-        c"Sets the longest life that a caller may ask for a one-time token.",
-        c"Only a superuser, or a role granted SET on it, may change it.",
-        &MAX_EXPIRES_IN,
-        1,
-        i32::MAX,
-        GucContext::Suset,
-        GucFlags::UNIT_S,
-    );
+    define_security_settings();
     GucRegistry::define_string_guc(
         SESSION_EMAIL,
         c"Sets the e-mail address that the browser is signed in as.",
@@ -49,9 +44,83 @@ pub fn define() {
     unsafe { pg_sys::MarkGUCPrefixReserved(c"magic_link".as_ptr()) };
 }
 
+/// Those that guard security.
+fn define_security_settings() {
+    const WHO: &CStr = c"Only a superuser, or a role granted SET on it, may change it.";
+    let define_integer = |name, description, setting, least, unit| {
+        let context = GucContext::Suset;
+        GucRegistry::define_int_guc(
+            name,
+            description,
+            WHO,
+            setting,
+            least,
+            i32::MAX,
+            context,
+            unit,
+        );
+    };
+    let (seconds, number) = (GucFlags::UNIT_S, GucFlags::default());
+    define_integer(
+        c"magic_link.max_expires_in",
+        c"Sets the longest life that a caller may ask for a one-time token.",
+        &MAX_EXPIRES_IN,
+        1,
+        seconds,
+    );
+    define_integer(
+        c"magic_link.max_active_tokens",
+        c"Sets how many active one-time tokens an address may have; 0 is any number.",
+        &MAX_ACTIVE_TOKENS,
+        0,
+        number,
+    );
+    define_integer(
+        c"magic_link.max_failed_attempts",
+        c"Sets how often a one-time token may be presented with a wrong address before it is revoked; 0 is any number.",
+        &MAX_FAILED_ATTEMPTS,
+        0,
+        number,
+    );
+    define_integer(
+        c"magic_link.replay_window",
+        c"Sets for how long redeeming a one-time token once more gives the first answer again.",
+        &REPLAY_WINDOW,
+        0,
+        seconds,
+    );
+    GucRegistry::define_bool_guc(
+        c"magic_link.revoke_previous",
+        c"Creating a one-time token revokes the active ones of the same address and event.",
+        WHO,
+        &REVOKE_PREVIOUS,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
 /// In seconds.
 pub fn max_expires_in() -> i32 {
     MAX_EXPIRES_IN.get()
+}
+
+pub fn revoke_previous() -> bool {
+    REVOKE_PREVIOUS.get()
+}
+
+/// None for any number.
+pub fn max_active_tokens() -> Option<i32> {
+    Some(MAX_ACTIVE_TOKENS.get()).filter(|limit| *limit > 0)
+}
+
+/// 0 for any number.
+pub fn max_failed_attempts() -> i32 {
+    MAX_FAILED_ATTEMPTS.get()
+}
+
+/// In seconds; None where nothing is replayed.
+pub fn replay_window() -> Option<i32> {
+    Some(REPLAY_WINDOW.get()).filter(|seconds| *seconds > 0)
 }
 
 /// As it was set; empty for nobody.

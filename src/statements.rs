@@ -30,6 +30,18 @@ mod unguarded {
             read_only: bool,
             tcount: c_long,
         ) -> c_int;
+        pub fn SPI_execute_snapshot(
+            plan: pg_sys::SPIPlanPtr,
+            values: *mut pg_sys::Datum,
+            nulls: *const c_char,
+            snapshot: pg_sys::Snapshot,
+            crosscheck_snapshot: pg_sys::Snapshot,
+            read_only: bool,
+            fire_triggers: bool,
+            tcount: c_long,
+        ) -> c_int;
+        pub fn GetLatestSnapshot() -> pg_sys::Snapshot;
+        pub fn GetTransactionSnapshot() -> pg_sys::Snapshot;
     }
 }
 
@@ -91,27 +103,54 @@ impl Statement {
         Ok(plan)
     }
 
-    /// The table of rows that running it left, and how many there are.
-    fn execute(
-        &self,
-        mut parameters: Parameters,
-    ) -> Result<(*mut pg_sys::SPITupleTable, usize), Failure> {
+    fn execute(&self, mut parameters: Parameters, sight: Sight) -> Result<Done, Failure> {
         if self.parameters != parameters.types {
             return Err(internal("parameters"));
         }
         let plan = self.plan()?;
         let values = parameters.values.as_mut_ptr();
         let nulls = parameters.nulls.as_ptr().cast();
+        // SAFETY: the isolation level of the transaction that we are in.
+        let one_snapshot = unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as c_int };
         // SAFETY: a kept plan, and as many values of its types as it has parameters; the closure
-        // holds pointers.
-        let done = unsafe { catch(|| unguarded::SPI_execute_plan(plan, values, nulls, false, 0)) }?;
-        if done < 0 {
+        // holds pointers, and the snapshots are used at once.
+        let code = unsafe {
+            catch(|| match sight {
+                Sight::Latest if one_snapshot => {
+                    let latest = unguarded::GetLatestSnapshot();
+                    let own = unguarded::GetTransactionSnapshot();
+                    unguarded::SPI_execute_snapshot(
+                        plan, values, nulls, latest, own, false, true, 0,
+                    )
+                }
+                _ => unguarded::SPI_execute_plan(plan, values, nulls, false, 0),
+            })
+        }?;
+        if code < 0 {
             return Err(internal("SPI_execute_plan"));
         }
         // SAFETY: what the statement left, read at once; a backend has one thread.
         let (table, processed) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed) };
-        Ok((table, processed as usize))
+        Ok(Done { table, processed })
     }
+}
+
+/// What a statement sees, beside what its transaction did.
+#[derive(Clone, Copy)]
+enum Sight {
+    /// All that is committed; from REPEATABLE READ on, all that was at the transaction's start.
+    Transaction,
+    /// All that is committed, whatever the isolation level; to change what the transaction should not
+    /// see is 40001. It is how PostgreSQL checks its foreign keys.
+    Latest,
+}
+
+/// What running a statement left.
+struct Done {
+    /// Null where it answers no rows.
+    table: *mut pg_sys::SPITupleTable,
+    /// How many rows it answered, or changed.
+    processed: u64,
 }
 
 /// The values for a statement's parameters, in order.
@@ -154,19 +193,13 @@ impl Spi {
         })
     }
 
-    /// Runs a statement that sees all that is committed, and what this transaction did.
+    /// Runs a statement and answers its rows.
     pub fn run<'s>(
         &'s self,
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
     ) -> Result<impl Iterator<Item = Row<'s>>, Failure> {
-        let done = statement.with(|statement| statement.execute(parameters));
-        self.failed.set(matches!(done, Err(Failure::Postgres(_))));
-        let (table, processed) = done?;
-        let spi = PhantomData;
-        // There is no table where a statement answers no rows.
-        let count = if table.is_null() { 0 } else { processed };
-        Ok((0..count).map(move |number| Row { table, number, spi }))
+        Ok(self.rows(self.done(statement, parameters, Sight::Transaction)?))
     }
 
     /// Runs a statement that answers one row at most.
@@ -178,13 +211,34 @@ impl Spi {
         Ok(self.run(statement, parameters)?.next())
     }
 
-    /// Runs a statement for what it does.
+    /// Runs a statement that answers one row at most, out of all that is committed.
+    pub fn latest_row<'s>(
+        &'s self,
+        statement: &'static LocalKey<Statement>,
+        parameters: Parameters,
+    ) -> Result<Option<Row<'s>>, Failure> {
+        let done = self.done(statement, parameters, Sight::Latest)?;
+        Ok(self.rows(done).next())
+    }
+
+    /// Runs a statement for what it does, and answers to how many rows.
     pub fn execute(
         &self,
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
-    ) -> Result<(), Failure> {
-        self.run(statement, parameters).map(drop)
+    ) -> Result<u64, Failure> {
+        Ok(self
+            .done(statement, parameters, Sight::Transaction)?
+            .processed)
+    }
+
+    /// Runs a statement for what it does to all that is committed, and answers to how many rows.
+    pub fn execute_on_latest(
+        &self,
+        statement: &'static LocalKey<Statement>,
+        parameters: Parameters,
+    ) -> Result<u64, Failure> {
+        Ok(self.done(statement, parameters, Sight::Latest)?.processed)
     }
 
     /// Whether a statement answers a row.
@@ -194,6 +248,28 @@ impl Spi {
         parameters: Parameters,
     ) -> Result<bool, Failure> {
         Ok(self.row(statement, parameters)?.is_some())
+    }
+
+    fn done(
+        &self,
+        statement: &'static LocalKey<Statement>,
+        parameters: Parameters,
+        sight: Sight,
+    ) -> Result<Done, Failure> {
+        let done = statement.with(|statement| statement.execute(parameters, sight));
+        self.failed.set(matches!(done, Err(Failure::Postgres(_))));
+        done
+    }
+
+    fn rows(&self, done: Done) -> impl Iterator<Item = Row<'_>> {
+        let Done { table, processed } = done;
+        let count = if table.is_null() {
+            0
+        } else {
+            processed as usize
+        };
+        let spi = PhantomData;
+        (0..count).map(move |number| Row { table, number, spi })
     }
 }
 

@@ -43,6 +43,14 @@ impl Moment {
     }
 }
 
+impl From<Timestamp> for Moment {
+    fn from(timestamp: Timestamp) -> Self {
+        Self {
+            micros: timestamp.into(),
+        }
+    }
+}
+
 /// 22008: the clock shows a time that PostgreSQL or a token cannot hold.
 pub fn out_of_range() -> Failure {
     Report::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range").into()

@@ -108,6 +108,11 @@ impl fmt::Debug for TokenHash {
     }
 }
 
+/// What sorts after the ids of all tokens issued in this millisecond or before, and not after any other.
+pub fn id_after(millis: u64) -> Uuid {
+    Uuid::from_u128((u128::from(millis) + 1) << 80)
+}
+
 fn write_time(places: &mut [u8], mut millis: u64) {
     for place in places.iter_mut().rev() {
         *place = BASE62[(millis % 62) as usize];
@@ -182,6 +187,16 @@ mod tests {
         assert_eq!(token, Err(NoToken::Random("no entropy")));
         let token = Token::draw(MILLIS_END, |_| Ok::<_, Infallible>(()));
         assert_eq!(token, Err(NoToken::ClockOutOfRange));
+    }
+
+    #[test]
+    fn what_comes_after_a_millisecond_is_after_all_its_ids() {
+        for (millis, byte) in [(0, 61), (1_700_000_000_000, 61), (1_700_000_000_000, 0)] {
+            let token = draw(millis, byte);
+            let id = token.id(&token.hash());
+            assert!(id < id_after(millis), "{millis}");
+            assert!(millis == 0 || id > id_after(millis - 1), "{millis}");
+        }
     }
 
     #[test]

@@ -22,19 +22,30 @@ fn the_functions_are_those_of_the_contract() {
                     OUT context jsonb, OUT memberships jsonb, OUT redeemed_at timestamp with time zone, \
                     OUT replayed boolean";
     let presented = "token text, email text, interaction_event text DEFAULT NULL::text";
+    let issued = "OUT id uuid, OUT token text, OUT email text, OUT context jsonb, OUT status text, \
+                  OUT created_at timestamp with time zone, OUT expires_at timestamp with time zone";
+    let terms = "expires_in integer DEFAULT 600, context jsonb DEFAULT '{}'::jsonb";
     let expected = [
+        // Of no use to anybody, and closed to all: see its comment.
+        "change_privileges(role regrole, kind text, command text) void".to_owned(),
         format!("check_one_time_token({presented}, OUT outcome text) text"),
         "compose_magic_link(base_url text, token text, email text, params jsonb DEFAULT '{}'::jsonb, \
          token_param text DEFAULT 'token'::text, email_param text DEFAULT 'email'::text) text"
             .to_owned(),
-        "create_one_time_token(email text, expires_in integer DEFAULT 600, context jsonb DEFAULT '{}'::jsonb, \
-         OUT id uuid, OUT token text, OUT email text, OUT context jsonb, OUT status text, \
-         OUT created_at timestamp with time zone, OUT expires_at timestamp with time zone) record"
-            .to_owned(),
+        format!("create_one_time_token(email text, {terms}, {issued}) record"),
+        format!("create_one_time_tokens(emails text[], {terms}, {issued}) SETOF record"),
+        "delete_one_time_token(id uuid) boolean".to_owned(),
+        "grant_admin(role regrole) void".to_owned(),
         "grant_backend(role regrole) void".to_owned(),
         "normalize_email(email text) text".to_owned(),
         "one_time_token_id(token text) uuid".to_owned(),
+        "purge_one_time_tokens(retention interval DEFAULT '30 days'::interval, batch_size integer DEFAULT 10000) bigint"
+            .to_owned(),
         format!("redeem_one_time_token({presented}, {redeemed}) record"),
+        "revoke_admin(role regrole) void".to_owned(),
+        "revoke_backend(role regrole) void".to_owned(),
+        "revoke_one_time_token(id uuid) text".to_owned(),
+        "revoke_one_time_tokens(email text, interaction_event text DEFAULT NULL::text) bigint".to_owned(),
         "session_switch_decision(token text, email text, session_email text DEFAULT NULL::text, \
          prompt text DEFAULT NULL::text, OUT decision text, OUT reason text) record"
             .to_owned(),
@@ -53,12 +64,14 @@ fn the_tables_and_views_are_those_of_the_contract() {
     );
     let expected = [
         "r one_time_tokens",
+        "r organization_jit_email_domains",
         "r organization_jit_roles",
         "r organization_membership_roles",
         "r organization_memberships",
         "r organization_roles",
         "r organizations",
         "r users",
+        "v one_time_token_activity",
         "v one_time_token_status",
         "v session_switch",
     ];

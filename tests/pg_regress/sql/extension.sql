@@ -5,10 +5,12 @@
 \d magic_link.organizations
 \d magic_link.organization_roles
 \d magic_link.organization_jit_roles
+\d magic_link.organization_jit_email_domains
 \d magic_link.organization_memberships
 \d magic_link.organization_membership_roles
 \d magic_link.one_time_token_status
 \d magic_link.session_switch
+\d magic_link.one_time_token_activity
 
 -- Who may do what, beside the owner.
 SELECT c.relname, a.grantee::regrole, a.privilege_type, a.is_grantable

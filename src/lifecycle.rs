@@ -1,0 +1,176 @@
+//! Tokens that end before anybody redeems them, and rows that go.
+
+use pgrx::datum::{Interval, TimestampWithTimeZone as Timestamp};
+use uuid::Uuid;
+
+use crate::context::InteractionEvent;
+use crate::email::Email;
+use crate::fmgr::pg_uuid;
+use crate::ledger::without_row;
+use crate::raise::{Failure, Report, internal};
+use crate::statements::{Parameters, Spi, statements};
+use crate::system::Moment;
+use crate::token;
+
+statements! {
+    // Who counts or revokes the tokens of an address holds the lock until the end of the transaction,
+    // so that what was counted is true. 1024 locks for all addresses: a call for many of them, which
+    // takes theirs in order, cannot fill the server's table of locks.
+    LOCK_ADDRESSES(INT4OID, TEXTARRAYOID) = c"
+        SELECT pg_catalog.pg_advisory_xact_lock($1, a.number)
+          FROM (SELECT DISTINCT pg_catalog.hashtext(e) & 1023 FROM unnest($2) AS e ORDER BY 1) AS a (number)";
+
+    REVOKE(UUIDOID) = c"
+        UPDATE magic_link.one_time_tokens AS t
+           SET revoked_at = pg_catalog.clock_timestamp(), revoked_by = SESSION_USER
+         WHERE t.id = $1 AND t.consumed_at IS NULL AND t.revoked_at IS NULL
+           AND t.expires_at > pg_catalog.clock_timestamp()";
+
+    REVOKE_ALL(TEXTARRAYOID, BOOLOID, TEXTOID, TEXTOID) = c"
+        UPDATE magic_link.one_time_tokens AS t
+           SET revoked_at = pg_catalog.clock_timestamp(), revoked_by = COALESCE($4, SESSION_USER)
+         WHERE t.email = ANY ($1) AND ($2 OR t.interaction_event IS NOT DISTINCT FROM $3)
+           AND t.consumed_at IS NULL AND t.revoked_at IS NULL
+           AND t.expires_at > pg_catalog.clock_timestamp()";
+
+    STATUS(UUIDOID) = c"
+        SELECT s.status FROM magic_link.one_time_token_status AS s WHERE s.id = $1";
+
+    DELETE(UUIDOID) = c"
+        DELETE FROM magic_link.one_time_tokens AS t WHERE t.id = $1";
+
+    // A month is not as long as another, so what is negative is seen in the answer.
+    CUTOFF(INTERVALOID) = c"
+        SELECT c.clock - $1, c.clock - $1 > c.clock FROM (SELECT pg_catalog.clock_timestamp()) AS c (clock)";
+
+    // Found by key and deleted by place: each is one walk through a batch, whatever the planner thinks
+    // of the ledger's size.
+    PURGE(UUIDOID, UUIDOID, TIMESTAMPTZOID, INT4OID) = c"
+        WITH ended AS MATERIALIZED (
+            SELECT t.id, t.ctid AS place FROM magic_link.one_time_tokens AS t
+             WHERE t.id > $1 AND t.id < $2 AND LEAST(t.consumed_at, t.revoked_at, t.expires_at) < $3
+             ORDER BY t.id LIMIT $4 FOR UPDATE SKIP LOCKED),
+        deleted AS (
+            DELETE FROM magic_link.one_time_tokens AS t
+             WHERE t.ctid = ANY (ARRAY(SELECT e.place FROM ended AS e)) RETURNING t.id)
+        SELECT (SELECT e.id FROM ended AS e ORDER BY e.id DESC LIMIT 1),
+               (SELECT pg_catalog.count(*) FROM ended), (SELECT pg_catalog.count(*) FROM deleted)";
+}
+
+/// Sets our locks apart from an application's advisory locks: `magl` in ASCII.
+const LOCK_CLASS: i32 = i32::from_be_bytes(*b"magl");
+
+/// Tokens of which event.
+#[derive(Clone, Copy)]
+pub enum Events<'a> {
+    Any,
+    Only(Option<&'a InteractionEvent>),
+}
+
+/// Who revokes: the role that is logged in, or a setting.
+#[derive(Clone, Copy)]
+pub enum Revoker {
+    Role,
+    RevokePrevious,
+}
+
+/// Keeps others from counting or revoking the tokens of these addresses until the end of the transaction.
+pub fn lock_addresses(spi: &Spi, emails: &[Email]) -> Result<(), Failure> {
+    let addresses = Parameters::of(LOCK_CLASS).and(texts(emails));
+    spi.execute(&LOCK_ADDRESSES, addresses).map(drop)
+}
+
+/// Revokes a token if it is active, and answers its status afterwards; None where there is none.
+pub fn revoke(spi: &Spi, id: Uuid) -> Result<Option<String>, Failure> {
+    let token = || Parameters::of(pg_uuid(id));
+    spi.execute(&REVOKE, token()).map_err(without_row)?;
+    match spi.row(&STATUS, token())? {
+        Some(row) => row.required(1).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Revokes the active tokens of addresses that are locked, and answers how many they were.
+pub fn revoke_all(
+    spi: &Spi,
+    emails: &[Email],
+    events: Events,
+    revoker: Revoker,
+) -> Result<u64, Failure> {
+    let (any, event) = match events {
+        Events::Any => (true, None),
+        Events::Only(event) => (false, event.map(InteractionEvent::as_str)),
+    };
+    let setting = match revoker {
+        Revoker::Role => None,
+        Revoker::RevokePrevious => Some("magic_link.revoke_previous"),
+    };
+    let tokens = Parameters::of(texts(emails))
+        .and(any)
+        .and(event)
+        .and(setting);
+    spi.execute_on_latest(&REVOKE_ALL, tokens)
+        .map_err(without_row)
+}
+
+/// Deletes a token's row, and answers whether there was one.
+pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
+    let token = Parameters::of(pg_uuid(id));
+    let deleted = spi.execute(&DELETE, token).map_err(without_row)?;
+    Ok(deleted > 0)
+}
+
+/// What ended before this moment may be purged.
+pub struct Cutoff(Timestamp);
+
+impl Cutoff {
+    pub fn new(spi: &Spi, retention: Interval) -> Result<Self, Failure> {
+        let row = spi.row(&CUTOFF, Parameters::of(retention))?;
+        let row = row.ok_or_else(|| internal("CUTOFF"))?;
+        if row.required(2)? {
+            return Err(Report::invalid("retention", "It must not be negative.").into());
+        }
+        row.required(1).map(Self)
+    }
+}
+
+/// How many rows are deleted at a time.
+#[derive(Clone, Copy)]
+pub struct BatchSize(i32);
+
+impl BatchSize {
+    pub fn new(rows: i32) -> Result<Self, Failure> {
+        if rows < 1 {
+            return Err(Report::invalid("batch_size", "It must be at least 1.").into());
+        }
+        Ok(Self(rows))
+    }
+}
+
+/// Deletes the tokens that ended before the cutoff, oldest first, but for those that somebody has
+/// locked; answers how many they were. No redemption waits for it: it takes no row that could be redeemed.
+pub fn purge(cutoff: &Cutoff, batch_size: BatchSize) -> Result<i64, Failure> {
+    let end = token::id_after(Moment::from(cutoff.0).unix_millis());
+    let mut purged = 0;
+    let mut last = pg_uuid(Uuid::nil());
+    loop {
+        // A connection for each, which takes the batch's memory with it.
+        let spi = Spi::connect()?;
+        let batch = Parameters::of(last)
+            .and(pg_uuid(end))
+            .and(cutoff.0)
+            .and(batch_size.0);
+        let row = spi.row(&PURGE, batch).map_err(without_row)?;
+        let row = row.ok_or_else(|| internal("PURGE"))?;
+        let found: i64 = row.required(2)?;
+        purged += row.required::<i64>(3)?;
+        if found < i64::from(batch_size.0) {
+            return Ok(purged);
+        }
+        last = row.required(1)?;
+    }
+}
+
+fn texts(emails: &[Email]) -> Vec<&str> {
+    emails.iter().map(Email::as_str).collect()
+}

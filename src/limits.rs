@@ -1,0 +1,65 @@
+//! What one address may have: room for a new token is made by revoking the previous ones, or it is
+//! refused. The settings `magic_link.revoke_previous` and `magic_link.max_active_tokens` decide.
+
+use crate::context::InteractionEvent;
+use crate::email::Email;
+use crate::lifecycle::{self, Events, Revoker};
+use crate::raise::Failure;
+use crate::settings;
+use crate::statements::{Parameters, Spi, statements};
+
+statements! {
+    // The active token whose end makes room again: of the newest `$2`, the one that ends first.
+    LAST_ALLOWED(TEXTOID, INT4OID) = c"
+        SELECT pg_catalog.ceil(EXTRACT(epoch FROM t.expires_at - pg_catalog.clock_timestamp()))::pg_catalog.int8
+          FROM magic_link.one_time_tokens AS t
+         WHERE t.email = $1 AND t.consumed_at IS NULL AND t.revoked_at IS NULL
+           AND t.expires_at > pg_catalog.clock_timestamp()
+         ORDER BY t.expires_at DESC OFFSET $2 - 1 LIMIT 1";
+}
+
+/// An address has as many active tokens as it may have.
+pub struct Full {
+    /// The place of the address among those asked for.
+    pub place: usize,
+    pub limit: i32,
+    /// For how long.
+    pub seconds: i64,
+}
+
+/// Makes room for one more token of each address, for good: others who make room for one of these
+/// addresses wait for the end of the transaction.
+pub fn make_room(
+    spi: &Spi,
+    emails: &[Email],
+    event: Option<&InteractionEvent>,
+) -> Result<Option<Full>, Failure> {
+    let (revoke, limit) = (settings::revoke_previous(), settings::max_active_tokens());
+    if !revoke && limit.is_none() {
+        return Ok(None);
+    }
+    lifecycle::lock_addresses(spi, emails)?;
+    if revoke {
+        lifecycle::revoke_all(spi, emails, Events::Only(event), Revoker::RevokePrevious)?;
+    }
+    match limit {
+        Some(limit) => first_full(spi, emails, limit),
+        None => Ok(None),
+    }
+}
+
+fn first_full(spi: &Spi, emails: &[Email], limit: i32) -> Result<Option<Full>, Failure> {
+    for (place, email) in emails.iter().enumerate() {
+        let address = Parameters::of(email.as_str()).and(limit);
+        if let Some(row) = spi.latest_row(&LAST_ALLOWED, address)? {
+            // The clock went on since the row was found.
+            let seconds = row.required::<i64>(1)?.max(1);
+            return Ok(Some(Full {
+                place,
+                limit,
+                seconds,
+            }));
+        }
+    }
+    Ok(None)
+}
