@@ -34,6 +34,8 @@ open_run() {
 close_run() {
   local status=$?
   trap '' INT TERM HUP
+  # What was started beside it does not hear of an interrupt from the terminal.
+  jobs -p | xargs -r kill 2>/dev/null || true
   stop_servers "$MAGIC_LINK_RUN_DIR"
   rm -rf "$MAGIC_LINK_RUN_DIR"
   exit "$status"

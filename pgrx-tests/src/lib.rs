@@ -5,7 +5,7 @@
 //! cluster   a server that ends with the tests          database  a room of its own for each test
 //! keeper    the process that sees to it                pooler    pgbouncer before a database
 //! calls     the backend's functions, typed             refusal   errors by their SQLSTATE
-//! waiting   events to wait for, in place of sleeping
+//! waiting   events to wait for, in place of sleeping   readme    what the README tells people to run
 //! ```
 
 mod calls;
@@ -13,6 +13,7 @@ mod cluster;
 mod database;
 mod keeper;
 mod pooler;
+mod readme;
 mod refusal;
 mod waiting;
 
@@ -20,8 +21,11 @@ pub use calls::{Calls, Issued, Redeemed};
 pub use cluster::Cluster;
 pub use database::Database;
 pub use pooler::Pooler;
+pub use readme::readme_block;
 pub use refusal::Refused;
-pub use waiting::{until, until_expired, until_replayed, until_waiting_for_lock};
+pub use waiting::{
+    until, until_expired, until_next_minute, until_replayed, until_waiting_for_lock,
+};
 
 /// The driver, so that tests name one crate.
 pub use postgres;

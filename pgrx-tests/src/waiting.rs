@@ -15,11 +15,23 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// Waits until the event is there.
 #[track_caller]
-pub fn until(event: &str, mut is_there: impl FnMut() -> bool) {
-    let end = Instant::now() + GIVE_UP;
+pub fn until(event: &str, is_there: impl FnMut() -> bool) {
+    look_for(event, is_there, GIVE_UP, BETWEEN_LOOKS);
+}
+
+/// Waits for what a scheduler begins at the next full minute, without disturbing who works meanwhile.
+#[track_caller]
+pub fn until_next_minute(event: &str, is_there: impl FnMut() -> bool) {
+    let minute = Duration::from_secs(60);
+    look_for(event, is_there, minute + GIVE_UP, BETWEEN_LOOKS * 20);
+}
+
+#[track_caller]
+fn look_for(event: &str, mut is_there: impl FnMut() -> bool, limit: Duration, pause: Duration) {
+    let end = Instant::now() + limit;
     while !is_there() {
         assert!(Instant::now() < end, "waited in vain until {event}");
-        thread::sleep(BETWEEN_LOOKS);
+        thread::sleep(pause);
     }
 }
 
