@@ -78,17 +78,9 @@ fn create_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
     call.rows(addressed.map(|(token, email)| issued(token, email, context)))
 }
 
-// As 0.1 declares it, and as 0.2 does; so the two that follow.
-door!(redeem_one_time_token(3));
-fn redeem_one_time_token(call: &Call) -> Result<Answer, Failure> {
-    redeem(call, Release::V0_1)
-}
-
-door!(redeem_one_time_token_0_2(3));
-fn redeem_one_time_token_0_2(call: &Call) -> Result<Answer, Failure> {
-    redeem(call, Release::V0_2)
-}
-
+// As 0.1 declares it, and as 0.2 does; so the next two.
+door!(redeem_one_time_token(3) = |call| redeem(call, Release::V0_1));
+door!(redeem_one_time_token_0_2(3) = |call| redeem(call, Release::V0_2));
 fn redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
@@ -97,16 +89,8 @@ fn redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
     call.row(redeemed(Columns::default(), &claimant, &redemption))
 }
 
-door!(try_redeem_one_time_token(3));
-fn try_redeem_one_time_token(call: &Call) -> Result<Answer, Failure> {
-    try_redeem(call, Release::V0_1)
-}
-
-door!(try_redeem_one_time_token_0_2(3));
-fn try_redeem_one_time_token_0_2(call: &Call) -> Result<Answer, Failure> {
-    try_redeem(call, Release::V0_2)
-}
-
+door!(try_redeem_one_time_token(3) = |call| try_redeem(call, Release::V0_1));
+door!(try_redeem_one_time_token_0_2(3) = |call| try_redeem(call, Release::V0_2));
 fn try_redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"try_redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
@@ -117,16 +101,8 @@ fn try_redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
     })
 }
 
-door!(check_one_time_token(3));
-fn check_one_time_token(call: &Call) -> Result<Answer, Failure> {
-    check(call, Release::V0_1)
-}
-
-door!(check_one_time_token_0_2(3));
-fn check_one_time_token_0_2(call: &Call) -> Result<Answer, Failure> {
-    check(call, Release::V0_2)
-}
-
+door!(check_one_time_token(3) = |call| check(call, Release::V0_1));
+door!(check_one_time_token_0_2(3) = |call| check(call, Release::V0_2));
 fn check(call: &Call, release: Release) -> Result<Answer, Failure> {
     let claimant = Claimant::read(call)?;
     let outcome = claimant.ask(|spi, claim| redemption::check(spi, claim, release).map(Ok))?;

@@ -14,11 +14,14 @@ use uuid::Uuid;
 
 use crate::raise::{Failure, Report, SqlState, internal, or_throw};
 
-/// Gives a function of so many arguments to PostgreSQL, under its name after `magic_link_`.
+/// Gives a function of so many arguments to PostgreSQL, under its name, or another, after `magic_link_`.
 macro_rules! door {
     ($body:ident($arguments:literal)) => {
+        $crate::fmgr::door!($body($arguments) = $body);
+    };
+    ($name:ident($arguments:literal) = $body:expr) => {
         const _: () = {
-            #[unsafe(export_name = concat!("magic_link_", stringify!($body)))]
+            #[unsafe(export_name = concat!("magic_link_", stringify!($name)))]
             extern "C-unwind" fn call(
                 fcinfo: ::pgrx::pg_sys::FunctionCallInfo,
             ) -> ::pgrx::pg_sys::Datum {
@@ -27,7 +30,7 @@ macro_rules! door {
                 unsafe { $crate::fmgr::call(fcinfo, $arguments, $body) }
             }
 
-            #[unsafe(export_name = concat!("pg_finfo_magic_link_", stringify!($body)))]
+            #[unsafe(export_name = concat!("pg_finfo_magic_link_", stringify!($name)))]
             extern "C" fn info() -> *const ::pgrx::pg_sys::Pg_finfo_record {
                 static V1: ::pgrx::pg_sys::Pg_finfo_record =
                     ::pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
@@ -113,8 +116,8 @@ impl Call {
 
     /// The text array argument at `position`, and how many dimensions it has.
     pub fn texts(&self, position: usize) -> Option<(Vec<Option<String>>, usize)> {
-        // SAFETY: sql/functions.sql declares this argument as text[]; what its elements point to
-        // outlives the call.
+        // SAFETY: sql/functions.sql declares this argument as text[]; the array outlives the call, and
+        // its elements are copied.
         let (texts, raw) = unsafe {
             let array: Array<'_, &str> = pg_getarg(self.0, position)?;
             let texts = array.iter().map(|text| text.map(str::to_owned)).collect();

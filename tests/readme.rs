@@ -78,3 +78,63 @@ fn the_drivers_example_runs() {
         Page::AskForANewLink
     );
 }
+
+/// Tokens as they lie in a ledger after hours in which the mail became slow: how many of each hour
+/// were issued, never used, or redeemed after how many seconds in the middle. All that were not used
+/// have expired, however young the hour is that runs.
+const SLOW_MAIL: &str = "
+    INSERT INTO magic_link.one_time_tokens
+           (id, token_hash, email, organization_ids, context, created_at, expires_at, consumed_at, consumed_by)
+    SELECT rpad(lpad(to_hex((extract(epoch FROM t.at) * 1000)::bigint), 12, '0') || lpad(to_hex(t.n), 4, '0'), 32, '0')::uuid,
+           sha256(concat(t.at, t.n)::bytea), CASE t.n WHEN h.adas THEN 'ada@example.com' ELSE t.n || '@example.com' END,
+           '{}', '{}', t.at, t.at + CASE h.ago WHEN 0 THEN interval '1 microsecond' ELSE interval '10 minutes' END,
+           CASE WHEN t.n > h.unused THEN t.at + interval '1 second' * (h.seconds + t.n - (h.unused + 1 + h.issued) / 2) END,
+           CASE WHEN t.n > h.unused THEN 'somebody' END
+      FROM (VALUES (3, 41, 2, 28, 1), (2, 37, 2, 31, 2), (1, 44, 33, 544, 17), (0, 9, 8, 571, NULL))
+               AS h (ago, issued, unused, seconds, adas),
+           LATERAL (SELECT n, date_trunc('hour', now()) - h.ago * interval '1 hour'
+                             + CASE WHEN h.ago > 0 THEN n ELSE 0 END * interval '77 seconds' AS at
+                      FROM generate_series(1, h.issued) AS n) AS t;";
+
+/// What psql prints, but for the times.
+fn without_times(printed: &str) -> String {
+    let is_time = |word: &str| {
+        word.len() == "2026-01-01".len() && word.matches('-').count() == 2
+            || word.len() == "00:00:00+00".len() && word.matches(':').count() == 2
+    };
+    let line = |line: &str| {
+        let words = line
+            .split(' ')
+            .map(|word| if is_time(word) { "?" } else { word });
+        words.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+    };
+    printed.lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_transcript_is_what_psql_shows() {
+    let database = Database::new();
+    let transcript = block("### When users say that links do not work", "text");
+    let is_typed = |line: &&str| line.starts_with("app=>") || line.starts_with("app->");
+    let typed: String = transcript
+        .lines()
+        .filter(is_typed)
+        .map(|line| &line[5..])
+        .collect();
+    let shown: Vec<&str> = transcript.lines().filter(|line| !is_typed(line)).collect();
+
+    // In one transaction, so that no hour begins between the tokens and the look at them.
+    let script = format!(
+        "BEGIN; SET TIME ZONE 'UTC'; {SLOW_MAIL}
+         SET ROLE {}; \\pset tuples_only off \n\\pset format aligned \n{typed} COMMIT;",
+        database.admin_role()
+    );
+    let printed = database
+        .cluster()
+        .psql(database.name(), "postgres", &script);
+
+    assert_eq!(
+        without_times(printed.trim_end()),
+        without_times(shown.join("\n").trim_end())
+    );
+}

@@ -89,6 +89,13 @@ impl<'a> Database<'a> {
         self.role_name("backend")
     }
 
+    /// The name of a role that goes through `grant_admin` now and has no other right.
+    pub fn admin_role(&self) -> String {
+        let admin = self.role("admin", "LOGIN NOSUPERUSER");
+        self.sql(&format!("SELECT magic_link.grant_admin('{admin}')"));
+        admin
+    }
+
     /// A connection as the role that went through `grant_backend`.
     pub fn backend(&self) -> Client {
         self.connect_as(&self.backend_role())
