@@ -1,7 +1,7 @@
 //! What the README tells a newcomer to run, run as it stands there.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Database, readme_block};
+use magic_link_harness::{Database, readme_block as block};
 
 #[path = "../pgrx-tests/examples/sign_in.rs"]
 mod sign_in;
@@ -12,7 +12,7 @@ const EXAMPLE: &str = include_str!("../pgrx-tests/examples/sign_in.rs");
 #[test]
 fn the_sql_runs_in_psql() {
     let database = Database::new();
-    let sql = readme_block("## In ten lines of SQL", "sql");
+    let sql = block("## In ten lines of SQL", "sql");
     let (dba, backend) = sql
         .split_once("-- From here on as the backend's role.")
         .expect("the roles change somewhere");
@@ -40,7 +40,7 @@ fn the_sql_runs_in_psql() {
 
 #[test]
 fn the_drivers_example_is_the_one_that_is_tested() {
-    assert_eq!(readme_block("## From a driver", "rust"), EXAMPLE);
+    assert_eq!(block("## From a driver", "rust"), EXAMPLE);
 }
 
 #[test]

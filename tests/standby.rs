@@ -135,8 +135,7 @@ fn what_writes_says_that_it_cannot_and_nothing_else() {
     let db = Database::of(&PRIMARY);
     db.organization("acme", &["member"]);
     let links = every_kind(&db);
-    let admin = db.role("admin", "LOGIN");
-    db.sql(&format!("SELECT magic_link.grant_admin('{admin}')"));
+    let admin = db.admin_role();
     let before = db.contents();
     let standby = db.on(&STANDBY);
     for (caller, call) in WRITERS {

@@ -171,9 +171,7 @@ mod tests {
     use super::*;
 
     /// Dropping does nothing but close the pipe, as the kernel does for a process that is killed.
-    #[test]
-    fn nothing_is_left_of_a_cluster() {
-        let cluster = Cluster::start(&[]);
+    fn assert_nothing_is_left_of(cluster: Cluster) {
         let folder = cluster.folder.clone();
         let mut connection = cluster.connect("postgres", "postgres");
         assert!(folder.exists());
@@ -182,5 +180,15 @@ mod tests {
 
         assert!(!folder.exists());
         assert!(connection.simple_query("SELECT 1").is_err());
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_cluster() {
+        assert_nothing_is_left_of(Cluster::start(&[]));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_standby() {
+        assert_nothing_is_left_of(Cluster::shared().standby());
     }
 }

@@ -61,3 +61,22 @@ impl Pooler {
         connect(&self.folder, "pgbouncer", "postgres")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_a_pooler() {
+        let database = Database::new();
+        let pooler = Pooler::start(&database, 1);
+        let folder = pooler.folder.clone();
+        let mut client = pooler.backend();
+        client.execute("SELECT 1", &[]).expect("no answer");
+
+        drop(pooler);
+
+        assert!(!folder.exists());
+        assert!(client.execute("SELECT 1", &[]).is_err());
+    }
+}
