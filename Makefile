@@ -1,9 +1,9 @@
 # magic_link: build, try, test and install. `make` says what there is. The work is done by the scripts in tools/.
 #
-# PG_CONFIG=/path/to/pg_config chooses the server; without it the newest one installed with its headers (15 to 18) is
-# taken, and where there is none, Debian's is installed.
+# PG_CONFIG=/path/to/pg_config chooses the server, PG=17 a version, which is unpacked from a newer Debian where this one lacks
+# it; without them the newest one installed with its headers (15 to 18) is taken, and where there is none, Debian's is installed.
 
-export PG_CONFIG
+export PG_CONFIG PG
 
 .PHONY: help demo psql test regress lint fmt install clean
 
@@ -18,7 +18,8 @@ help:
 	@echo "make install PG_CONFIG=/path/to/pg_config   a release build into that server"
 	@echo "make clean     remove what was built and the tools that were fetched"
 	@echo ""
-	@echo "All take PG_CONFIG; without it: the newest PostgreSQL 15 to 18 that is installed with its headers, or else Debian's."
+	@echo "All take PG_CONFIG, or PG=17 for Debian's server of that version, fetched into .tools where it is not installed;"
+	@echo "without them: the newest PostgreSQL 15 to 18 that is installed with its headers, or else Debian's."
 	@echo "demo, psql and test never touch that server: they use a private copy of it, and leave nothing running."
 
 demo:

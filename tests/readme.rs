@@ -1,22 +1,13 @@
 //! What the README tells a newcomer to run, run as it stands there.
 
-use magic_link_harness::Database;
 use magic_link_harness::postgres::Client;
+use magic_link_harness::{Database, readme_block as block};
 
 #[path = "../pgrx-tests/examples/sign_in.rs"]
 mod sign_in;
 use sign_in::{Page, invite, redeem};
 
-const README: &str = include_str!("../README.md");
 const EXAMPLE: &str = include_str!("../pgrx-tests/examples/sign_in.rs");
-
-/// The first block of a language below a heading.
-fn block(heading: &str, language: &str) -> &'static str {
-    let below = README.split_once(heading).expect("no such heading").1;
-    let fence = format!("```{language}\n");
-    let block = below.split_once(&fence).expect("no such block").1;
-    block.split_once("```").expect("no end of the block").0
-}
 
 #[test]
 fn the_sql_runs_in_psql() {

@@ -34,6 +34,8 @@ open_run() {
 close_run() {
   local status=$?
   trap '' INT TERM HUP
+  # What was started beside it does not hear of an interrupt from the terminal.
+  jobs -p | xargs -r kill 2>/dev/null || true
   stop_servers "$MAGIC_LINK_RUN_DIR"
   rm -rf "$MAGIC_LINK_RUN_DIR"
   exit "$status"
@@ -51,7 +53,7 @@ servers_of() {
   local run=$1 proc exe
   for proc in /proc/[0-9]*; do
     exe=$(readlink "$proc/exe" 2>/dev/null) || continue
-    [[ ${exe% (deleted)} == */postgres ]] || continue
+    [[ ${exe% (deleted)} == */@(postgres|pgbouncer) ]] || continue
     # A postmaster's command line names its data folder, and it keeps the environment it was started with; its children do neither.
     if { tr '\0' '\n' <"$proc/cmdline" | grep -F "$run/" || tr '\0' '\n' <"$proc/environ" | grep -xF "MAGIC_LINK_RUN_DIR=$run"; } >/dev/null 2>&1; then
       printf '%s %s\n' "${proc#/proc/}" "$(readlink "$proc/cwd")"

@@ -26,16 +26,17 @@ real_pg_config() {
   if [ -x "$bindir/pg_config" ]; then printf '%s\n' "$bindir/pg_config"; else readlink -f "$1"; fi
 }
 major_of() { "$1" --version 2>/dev/null | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p'; }
-supported() { [ -n "$1" ] && [ "$1" -ge "$oldest" ] && [ "$1" -le "$newest" ]; }
+supported() { [[ $1 =~ ^[0-9]+$ ]] && [ "$1" -ge "$oldest" ] && [ "$1" -le "$newest" ]; }
 has_server() { [ -x "$("$1" --bindir)/postgres" ] && [ -x "$("$1" --bindir)/initdb" ]; }
 has_headers() { [ -f "$("$1" --includedir-server)/postgres.h" ]; }
+is_complete() { [ -x "$1" ] && has_server "$1" && has_headers "$1"; }
 
 newest_server() {
   local candidate real major
   for candidate in /usr/lib/postgresql/*/bin/pg_config /usr/pgsql-*/bin/pg_config /usr/local/pgsql/bin/pg_config "$(command -v pg_config || true)"; do
     [ -x "$candidate" ] && real=$(real_pg_config "$candidate") || continue
     major=$(major_of "$real")
-    if supported "$major" && has_server "$real" && has_headers "$real"; then printf '%s %s\n' "$major" "$real"; fi
+    if supported "$major" && is_complete "$real"; then printf '%s %s\n' "$major" "$real"; fi
   done | sort -s -n -r -k 1,1 | sed -n '1s/^[0-9]* //p'
 }
 
@@ -105,6 +106,55 @@ server_home() {
   printf '%s\n' "$home"
 }
 
+# unpack_from_suite NAME SUITE PACKAGE…: another Debian suite's packages in a folder of ours called NAME; sets unpacked to it.
+unpack_from_suite() {
+  local name=$1 suite=$2
+  shift 2
+  if ! command -v patchelf >/dev/null; then
+    need_apt "patchelf"
+    install_packages patchelf
+  fi
+  unpacked=$(server_home "$name")
+  [ -e "$unpacked/.unpacked" ] || say "      unpacking from Debian $suite into ${unpacked#"$root/"}: $*"
+  "$root/tools/debian-package" "$suite" "$unpacked" "$@" || exit 1
+}
+
+# The server of one major version: the one that is installed, else Debian's own, else the one of a Debian suite that has it.
+declare -A suite_of=([15]=bookworm [17]=trixie [18]=forky)
+server_of() {
+  local major=$1 bin=/usr/lib/postgresql/$1/bin packages
+  packages=("postgresql-$major" "postgresql-server-dev-$major")
+  supported "$major" || die "PG=$major: magic_link supports PostgreSQL $oldest to $newest"
+  if ! is_complete "$bin/pg_config" && apt-cache show "${packages[@]}" >/dev/null 2>&1; then install_packages "${packages[@]}"; fi
+  if ! is_complete "$bin/pg_config"; then
+    [ -n "${suite_of[$major]:-}" ] || die "PG=$major: no Debian suite has this version; name a server with PG_CONFIG"
+    unpack_from_suite "postgresql-$major" "${suite_of[$major]}" "${packages[@]}" "postgresql-client-$major" "postgresql-$major-cron"
+    bin=$unpacked$bin
+  fi
+  wanted=$bin/pg_config
+}
+
+# What the tests run beside the server, pgbouncer, and in it, pg_cron; sets MAGIC_LINK_PGBOUNCER.
+need_companions() {
+  local candidate
+  MAGIC_LINK_PGBOUNCER=
+  # Since 1.21 it knows the protocol's prepared statements where connections are shared.
+  for candidate in "$(command -v pgbouncer || true)" /usr/sbin/pgbouncer; do
+    [ -x "$candidate" ] && at_least "$("$candidate" --version 2>/dev/null | sed -n 's/^PgBouncer //p')" 1.21 || continue
+    MAGIC_LINK_PGBOUNCER=$candidate
+    break
+  done
+  if [ -z "$MAGIC_LINK_PGBOUNCER" ]; then
+    # Not installed: the package would start a service.
+    unpack_from_suite pgbouncer trixie pgbouncer
+    MAGIC_LINK_PGBOUNCER=$unpacked/usr/sbin/pgbouncer
+  fi
+  export MAGIC_LINK_PGBOUNCER
+  # Another server than Debian's own has pg_cron or goes without, and the tests say so.
+  if [[ $origin == /usr/lib/postgresql/* ]] && ! has_pg_cron "$origin"; then install_packages "postgresql-$major-cron"; fi
+}
+has_pg_cron() { [ -f "$("$1" --sharedir)/extension/pg_cron.control" ]; }
+
 # A start as root leaves files that an ordinary user cannot write.
 need_writable() {
   local path
@@ -115,7 +165,7 @@ need_writable() {
 
 # Sets: origin (the server as given), server_key, and exports what cargo, pgrx, the harness and PostgreSQL's programs read.
 set_up() {
-  local wanted=${PG_CONFIG:-} home major packages
+  local wanted=${PG_CONFIG:-} home major packages unpacked
   clean_environment
   MAGIC_LINK_SERVER_MODE=$(server_mode)
   export MAGIC_LINK_SERVER_MODE
@@ -131,6 +181,7 @@ set_up() {
     need_apt "a C compiler"
     install_packages gcc libc6-dev
   fi
+  if [ -z "$wanted" ] && [ -n "${PG:-}" ]; then server_of "$PG"; fi
   if [ -n "$wanted" ]; then
     [ -x "$wanted" ] && [ ! -d "$wanted" ] || die "PG_CONFIG=$wanted is not a program"
     origin=$(real_pg_config "$wanted") || die "PG_CONFIG=$wanted does not answer like PostgreSQL's pg_config"
@@ -155,6 +206,8 @@ set_up() {
     install_packages libclang-dev
   fi
   install_cargo_pgrx "$(pinned_pgrx)"
+  # Before the private server, which has what the given one has.
+  if [ -n "${companions:-}" ]; then need_companions; fi
 
   # A name for this very server: another one of the same version has other headers, so it gets another folder for builds.
   server_key=pg$major
@@ -181,6 +234,11 @@ set_up() {
   flock -u 9
   exec 9>&-
   say "      $("$PG_CONFIG" --version) from ${origin%/*}, $(rustc --version | cut -d ' ' -f 1,2), cargo-pgrx $(pinned_pgrx)"
+}
+
+set_up_for_tests() {
+  local companions=1
+  set_up
 }
 
 # The extension as everybody gets it, into the private server. cargo shows what it compiles; the rest is worth reading only

@@ -1,19 +1,20 @@
 //! A PostgreSQL cluster that lives no longer than the tests that use it.
 
 use std::env;
+use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write as _};
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 
 use postgres::{Client, Config, NoTls};
 
+use crate::keeper::{Keeper, as_server_user, server_programs};
+
 /// The port is part of the socket's name; every cluster has a folder for its socket alone.
-const PORT: u16 = 5432;
+pub(crate) const PORT: u16 = 5432;
 
 /// The database that has the extension installed, from which those of the tests are copied.
 pub(crate) const TEMPLATE: &str = "with_magic_link";
@@ -43,16 +44,6 @@ pub struct Cluster {
     databases: AtomicU32,
 }
 
-/// The process that stops the cluster and takes its folder away when we let go of it, see keeper.sh.
-struct Keeper {
-    process: Child,
-    /// Closed by us, or by the kernel when this process is gone, however it went.
-    lifeline: Option<ChildStdin>,
-}
-
-/// What is to be stopped when the process ends: statics are never dropped.
-static KEEPERS: Mutex<Vec<Keeper>> = Mutex::new(Vec::new());
-
 impl Cluster {
     /// The cluster that all tests of a test binary share.
     pub fn shared() -> &'static Self {
@@ -62,49 +53,36 @@ impl Cluster {
 
     /// Starts a cluster with settings of its own, which is stopped when it is dropped.
     pub fn start(settings: &[(&str, &str)]) -> Self {
-        let programs = server_programs();
-        let mut process = as_server_user()
-            .args(["sh", "-c", include_str!("keeper.sh"), "keeper"])
-            .arg(programs)
-            .arg(configuration(settings))
-            // With it a panic that escaped would carry its backtrace to the client: the tests look for that.
-            .env("RUST_BACKTRACE", "1")
-            .env("LC_ALL", "C")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            // An interrupt from the terminal is for the tests; the keeper outlives them to clean up.
-            .process_group(0)
-            .spawn()
-            .expect("the cluster's keeper does not start");
-        let lifeline = process.stdin.take();
-        let mut folder = String::new();
-        let said = process.stdout.take().map(BufReader::new);
-        let _ = said.expect("piped").read_line(&mut folder);
-        if folder.is_empty() {
-            let mut why = String::new();
-            let said = process.stderr.take();
-            let _ = said.expect("piped").read_to_string(&mut why);
-            panic!("the cluster does not start:\n{why}");
-        }
-        let cluster = Self {
-            keeper: Some(Keeper { process, lifeline }),
-            folder: PathBuf::from(folder.trim_end()),
-            databases: AtomicU32::new(0),
-        };
+        let cluster = Self::keep("cluster", &[configuration(settings).as_ref()]);
         cluster.make_template();
         cluster
     }
 
-    /// For a cluster in a static: it is stopped before the process has ended, not just after.
+    /// A hot standby of this cluster: it can be read, and follows what is written here.
+    pub fn standby(&self) -> Self {
+        Self::keep("standby", &[self.folder.as_ref()])
+    }
+
+    fn keep(kind: &str, arguments: &[&OsStr]) -> Self {
+        let (keeper, folder) = Keeper::start(kind, arguments);
+        Self {
+            keeper: Some(keeper),
+            folder,
+            databases: AtomicU32::new(0),
+        }
+    }
+
+    /// For a cluster in a static.
     pub fn until_exit(mut self) -> Self {
-        static STOP_AT_EXIT: Once = Once::new();
-        // SAFETY: the function is one of ours, unwinds nowhere, and is there as long as the process is.
-        STOP_AT_EXIT.call_once(|| unsafe {
-            libc::atexit(stop_all);
-        });
-        keepers().extend(self.keeper.take());
+        if let Some(keeper) = self.keeper.take() {
+            keeper.until_exit();
+        }
         self
+    }
+
+    /// Where its socket is.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     fn make_template(&self) {
@@ -122,20 +100,12 @@ impl Cluster {
 
     /// A connection to a database as a role, which needs no password.
     pub fn connect(&self, database: &str, role: &str) -> Client {
-        self.config(database, role)
-            .connect(NoTls)
-            .unwrap_or_else(|error| panic!("no connection to {database} as {role}: {error:?}"))
+        connect(&self.folder, database, role)
     }
 
     /// For tests that expect a connection to fail, or that want options of their own.
     pub fn config(&self, database: &str, role: &str) -> Config {
-        let mut config = Config::new();
-        config
-            .host_path(&self.folder)
-            .port(PORT)
-            .dbname(database)
-            .user(role);
-        config
+        config(&self.folder, database, role)
     }
 
     /// What psql answers to a script, which it leaves at the first error.
@@ -192,50 +162,21 @@ impl Cluster {
     }
 }
 
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.lifeline.take();
-        let _ = self.process.wait();
-    }
+/// A connection to whatever listens in a folder.
+pub(crate) fn connect(folder: &Path, database: &str, role: &str) -> Client {
+    config(folder, database, role)
+        .connect(NoTls)
+        .unwrap_or_else(|error| panic!("no connection to {database} as {role}: {error:?}"))
 }
 
-fn keepers() -> MutexGuard<'static, Vec<Keeper>> {
-    KEEPERS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-extern "C" fn stop_all() {
-    keepers().clear();
-}
-
-/// The folder of initdb and pg_ctl of the server that has the extension.
-fn server_programs() -> String {
-    let pg_config = env::var("PG_CONFIG").expect(
-        "PG_CONFIG must name the pg_config of a server that has magic_link installed; `make test` sees to it",
-    );
-    let answer = Command::new(&pg_config)
-        .arg("--bindir")
-        .output()
-        .unwrap_or_else(|error| panic!("PG_CONFIG={pg_config} does not run: {error}"));
-    String::from_utf8(answer.stdout)
-        .expect("the path of the server's programs is not UTF-8")
-        .trim_end()
-        .to_owned()
-}
-
-/// A command that runs as an ordinary user, since PostgreSQL refuses to be started by root.
-fn as_server_user() -> Command {
-    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    if !is_root {
-        // The empty prefix: `env` runs what follows.
-        return Command::new("env");
-    }
-    let prefix = env::var("MAGIC_LINK_RUN_SERVER_AS").expect(
-        "as root, MAGIC_LINK_RUN_SERVER_AS must hold a command prefix such as `runuser -u postgres --`",
-    );
-    let mut words = prefix.split_whitespace();
-    let mut command = Command::new(words.next().expect("MAGIC_LINK_RUN_SERVER_AS is empty"));
-    command.args(words);
-    command
+fn config(folder: &Path, database: &str, role: &str) -> Config {
+    let mut config = Config::new();
+    config
+        .host_path(folder)
+        .port(PORT)
+        .dbname(database)
+        .user(role);
+    config
 }
 
 fn configuration(settings: &[(&str, &str)]) -> String {
@@ -251,9 +192,7 @@ mod tests {
     use super::*;
 
     /// Dropping does nothing but close the pipe, as the kernel does for a process that is killed.
-    #[test]
-    fn nothing_is_left_of_a_cluster() {
-        let cluster = Cluster::start(&[]);
+    fn assert_nothing_is_left_of(cluster: Cluster) {
         let folder = cluster.folder.clone();
         let mut connection = cluster.connect("postgres", "postgres");
         assert!(folder.exists());
@@ -262,5 +201,15 @@ mod tests {
 
         assert!(!folder.exists());
         assert!(connection.simple_query("SELECT 1").is_err());
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_cluster() {
+        assert_nothing_is_left_of(Cluster::start(&[]));
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_standby() {
+        assert_nothing_is_left_of(Cluster::shared().standby());
     }
 }

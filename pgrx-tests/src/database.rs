@@ -6,6 +6,7 @@ use postgres::Client;
 use postgres::types::ToSql;
 
 use crate::cluster::{Cluster, TEMPLATE};
+use crate::waiting::until_replayed;
 
 /// A fresh database, with a backend role of its own, since roles belong to the whole cluster.
 ///
@@ -62,6 +63,12 @@ impl<'a> Database<'a> {
             number: self.number,
             name: name.to_owned(),
         }
+    }
+
+    /// The same database on a standby of its cluster, with all that has been written so far.
+    pub fn on<'s>(&self, standby: &'s Cluster) -> Database<'s> {
+        until_replayed(self.cluster, standby);
+        self.with_roles_of_this(standby, &self.name)
     }
 
     pub fn name(&self) -> &str {

@@ -1,12 +1,16 @@
-# Keeps one throwaway cluster for as long as somebody holds our standard input open, then stops it
+# Keeps one throwaway server for as long as somebody holds our standard input open, then stops it
 # and takes its folder away. However the tests end (they pass, panic, are interrupted or killed
 # outright), the kernel closes their end of the pipe, and the read below returns.
 #
-# usage: sh -c "$(cat keeper.sh)" keeper BINDIR SETTINGS
-# Answers one line on standard output when the cluster accepts connections: its folder.
+# usage: sh -c "$(cat keeper.sh)" keeper BINDIR KIND ARGUMENT...
+#   cluster SETTINGS                      a PostgreSQL cluster
+#   standby FOLDER                        a hot standby of the cluster that listens in FOLDER
+#   pooler PROGRAM SETTINGS ROLES         a pgbouncer; ROLES is its list of users
+# Answers one line on standard output when the server accepts connections: its folder.
 set -eu
 bin=$1
-settings=$2
+kind=$2
+shift 2
 
 # Nobody may be left to read what we say, and that must not keep us from cleaning up.
 trap '' PIPE
@@ -20,26 +24,58 @@ fi
 [ "${#parent}" -le 60 ] || parent=/tmp
 folder=$(mktemp -d "$parent/magic_link.XXXXXX")
 
+stop_cluster() { "$bin/pg_ctl" stop --pgdata="$folder/data" --mode=immediate; }
+stop_standby() { stop_cluster; }
+# It ends at once, and the wait returns when it has.
+stop_pooler() { kill -QUIT "$pooler" && wait "$pooler"; }
+
 finish() {
     trap - EXIT
-    "$bin/pg_ctl" stop --pgdata="$folder/data" --mode=immediate >/dev/null 2>&1 || :
+    "stop_$kind" >/dev/null 2>&1 || :
     rm -rf "$folder"
 }
 trap finish EXIT
 trap 'exit 1' HUP INT TERM
 
-step() {
-    "$@" >"$folder/step" 2>&1 </dev/null || {
-        cat "$folder/step" >&2
-        [ ! -e "$folder/log" ] || cat "$folder/log" >&2
-        exit 1
-    }
+give_up() {
+    cat "$folder/step" >&2
+    [ ! -e "$folder/log" ] || cat "$folder/log" >&2
+    exit 1
 }
+step() { "$@" >"$folder/step" 2>&1 </dev/null || give_up; }
+
+start() {
+    printf "unix_socket_directories = '%s'\n%s\n" "$folder" "$1" >>"$folder/data/postgresql.conf"
+    step "$bin/pg_ctl" start --wait --pgdata="$folder/data" --log="$folder/log"
+}
+
+start_cluster() {
+    step "$bin/initdb" --pgdata="$folder/data" --username=postgres --auth=trust --no-sync \
+        --encoding=UTF8 --locale=C.UTF-8
+    start "$1"
+}
+
+# Its settings come along with the data; the folder of its socket, which comes last, wins.
+start_standby() {
+    step "$bin/pg_basebackup" --pgdata="$folder/data" --host="$1" --port=5432 --username=postgres \
+        --no-sync --checkpoint=fast --write-recovery-conf
+    start ''
+}
+
+start_pooler() {
+    printf '%s\nunix_socket_dir = %s\nauth_file = %s\n' "$2" "$folder" "$folder/roles" >"$folder/settings"
+    printf '%s\n' "$3" >"$folder/roles"
+    "$1" "$folder/settings" >"$folder/log" 2>&1 </dev/null &
+    pooler=$!
+    : >"$folder/step"
+    until "$bin/pg_isready" --host="$folder" --port=5432 --quiet; do
+        kill -0 "$pooler" 2>/dev/null || give_up
+        sleep 0.02
+    done
+}
+
 cd "$folder"
-step "$bin/initdb" --pgdata="$folder/data" --username=postgres --auth=trust --no-sync \
-    --encoding=UTF8 --locale=C.UTF-8
-printf "unix_socket_directories = '%s'\n%s\n" "$folder" "$settings" >>"$folder/data/postgresql.conf"
-step "$bin/pg_ctl" start --wait --pgdata="$folder/data" --log="$folder/log"
+"start_$kind" "$@"
 
 echo "$folder"
 read -r _ || :

@@ -2,10 +2,12 @@
 //! connections of an ordinary driver. It knows nothing of the extension's insides.
 //!
 //! ```text
-//! cluster      a server that ends with the tests        database   a room of its own for each test
-//! calls        the backend's functions, typed           refusal    errors by their SQLSTATE
-//! waiting      events to wait for, in place of sleeping catalogue  what a database says of its objects
+//! cluster      a server that ends with the tests          database   a room of its own for each test
+//! keeper       the process that sees to it                pooler     pgbouncer before a database
+//! calls        the backend's functions, typed             refusal    errors by their SQLSTATE
+//! waiting      events to wait for, in place of sleeping   readme     what the README tells people to run
 //! application  what lives with the extension, to see that nothing of it is lost
+//! catalogue    what a database says of its objects
 //! ```
 
 mod application;
@@ -13,6 +15,9 @@ mod calls;
 mod catalogue;
 mod cluster;
 mod database;
+mod keeper;
+mod pooler;
+mod readme;
 mod refusal;
 mod waiting;
 
@@ -21,8 +26,12 @@ pub use calls::{Calls, Issued, Redeemed};
 pub use catalogue::Catalogue;
 pub use cluster::Cluster;
 pub use database::Database;
+pub use pooler::Pooler;
+pub use readme::readme_block;
 pub use refusal::Refused;
-pub use waiting::{until, until_expired, until_waiting_for_lock};
+pub use waiting::{
+    until, until_expired, until_next_minute, until_replayed, until_waiting_for_lock,
+};
 
 /// The driver, so that tests name one crate.
 pub use postgres;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use crate::cluster::Cluster;
 use crate::database::Database;
 
 /// A machine under load is slow; what takes longer than this is stuck.
@@ -14,11 +15,23 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
 /// Waits until the event is there.
 #[track_caller]
-pub fn until(event: &str, mut is_there: impl FnMut() -> bool) {
-    let end = Instant::now() + GIVE_UP;
+pub fn until(event: &str, is_there: impl FnMut() -> bool) {
+    look_for(event, is_there, GIVE_UP, BETWEEN_LOOKS);
+}
+
+/// Waits for what a scheduler begins at the next full minute, without disturbing who works meanwhile.
+#[track_caller]
+pub fn until_next_minute(event: &str, is_there: impl FnMut() -> bool) {
+    let minute = Duration::from_secs(60);
+    look_for(event, is_there, minute + GIVE_UP, BETWEEN_LOOKS * 20);
+}
+
+#[track_caller]
+fn look_for(event: &str, mut is_there: impl FnMut() -> bool, limit: Duration, pause: Duration) {
+    let end = Instant::now() + limit;
     while !is_there() {
         assert!(Instant::now() < end, "waited in vain until {event}");
-        thread::sleep(BETWEEN_LOOKS);
+        thread::sleep(pause);
     }
 }
 
@@ -50,4 +63,27 @@ pub fn until_expired(database: &Database, id: Uuid) {
             .expect("no observer")
             .get(0)
     });
+}
+
+/// Waits until a standby has replayed what its primary has written by now.
+#[track_caller]
+pub fn until_replayed(primary: &Cluster, standby: &Cluster) {
+    let written: String = primary
+        .connect("postgres", "postgres")
+        .query_one("SELECT pg_current_wal_lsn()::text", &[])
+        .expect("no primary")
+        .get(0);
+    let mut observer = standby.connect("postgres", "postgres");
+    until(
+        "the standby has replayed what the primary has written",
+        || {
+            observer
+                .query_one(
+                    "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn",
+                    &[&written],
+                )
+                .expect("no observer")
+                .get(0)
+        },
+    );
 }

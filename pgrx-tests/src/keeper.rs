@@ -1,0 +1,111 @@
+//! What runs beside the tests, and no longer than they do: see keeper.sh.
+
+use std::env;
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+/// The process that stops a server and takes its folder away when we let go of it.
+pub(crate) struct Keeper {
+    process: Child,
+    /// Closed by us, or by the kernel when this process is gone, however it went.
+    lifeline: Option<ChildStdin>,
+}
+
+/// What is to be stopped when the process ends: statics are never dropped.
+static KEEPERS: Mutex<Vec<Keeper>> = Mutex::new(Vec::new());
+
+impl Keeper {
+    /// Starts a server of one of the kinds that keeper.sh knows, and answers the folder in which it
+    /// listens: a folder of its own, since its port is part of its socket's name.
+    pub(crate) fn start(kind: &str, arguments: &[&OsStr]) -> (Self, PathBuf) {
+        let mut process = as_server_user()
+            .args(["sh", "-c", include_str!("keeper.sh"), "keeper"])
+            .arg(server_programs())
+            .arg(kind)
+            .args(arguments)
+            // With it a panic that escaped would carry its backtrace to the client: the tests look for that.
+            .env("RUST_BACKTRACE", "1")
+            .env("LC_ALL", "C")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // An interrupt from the terminal is for the tests; the keeper outlives them to clean up.
+            .process_group(0)
+            .spawn()
+            .expect("the keeper does not start");
+        let lifeline = process.stdin.take();
+        let mut folder = String::new();
+        let said = process.stdout.take().map(BufReader::new);
+        let _ = said.expect("piped").read_line(&mut folder);
+        if folder.is_empty() {
+            let mut why = String::new();
+            let said = process.stderr.take();
+            let _ = said.expect("piped").read_to_string(&mut why);
+            panic!("the {kind} does not start:\n{why}");
+        }
+        let folder = PathBuf::from(folder.trim_end());
+        (Self { process, lifeline }, folder)
+    }
+
+    /// For a server in a static: it is stopped before the process has ended, not just after.
+    pub(crate) fn until_exit(self) {
+        static STOP_AT_EXIT: Once = Once::new();
+        // SAFETY: the function is one of ours, unwinds nowhere, and is there as long as the process is.
+        STOP_AT_EXIT.call_once(|| unsafe {
+            libc::atexit(stop_all);
+        });
+        keepers().push(self);
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.lifeline.take();
+        let _ = self.process.wait();
+    }
+}
+
+fn keepers() -> MutexGuard<'static, Vec<Keeper>> {
+    KEEPERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+extern "C" fn stop_all() {
+    keepers().clear();
+}
+
+/// The folder of initdb and pg_ctl of the server that has the extension.
+pub(crate) fn server_programs() -> String {
+    let pg_config = env::var("PG_CONFIG").expect(
+        "PG_CONFIG must name the pg_config of a server that has magic_link installed; `make test` sees to it",
+    );
+    let answer = Command::new(&pg_config)
+        .arg("--bindir")
+        .output()
+        .unwrap_or_else(|error| panic!("PG_CONFIG={pg_config} does not run: {error}"));
+    String::from_utf8(answer.stdout)
+        .expect("the path of the server's programs is not UTF-8")
+        .trim_end()
+        .to_owned()
+}
+
+/// A command that runs as an ordinary user, since PostgreSQL refuses to be started by root.
+pub(crate) fn as_server_user() -> Command {
+    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    if !is_root {
+        // The empty prefix: `env` runs what follows.
+        return Command::new("env");
+    }
+    let prefix = env::var("MAGIC_LINK_RUN_SERVER_AS").expect(
+        "as root, MAGIC_LINK_RUN_SERVER_AS must hold a command prefix such as `runuser -u postgres --`",
+    );
+    let mut words = prefix.split_whitespace();
+    let mut command = Command::new(words.next().expect("MAGIC_LINK_RUN_SERVER_AS is empty"));
+    command.args(words);
+    command
+}
