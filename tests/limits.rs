@@ -84,8 +84,11 @@ fn a_new_token_revokes_the_previous_of_its_address_and_event_alone() {
                 consumed.id,
                 "consumed_at = clock_timestamp(), consumed_by = 'somebody'",
             );
-            let expired = before.create_for(ADA, Some(1), Some(context)).unwrap();
-            until_expired(&db, expired.id);
+            let expired = before.create(ADA, context).unwrap();
+            db.change(
+                expired.id,
+                "created_at = created_at - interval '1 day', expires_at = expires_at - interval '1 day'",
+            );
             db.set("revoke_previous", "on");
 
             let typed = " Ada@EXAMPLE.com";
@@ -415,28 +418,64 @@ fn an_older_snapshot_counts_the_newer_tokens() {
     }
 }
 
-/// To revoke a token that the transaction should not see is 40001, and never an active one too many.
+/// To revoke a token that the transaction should not see is 40001, and never an active one too many;
+/// whether or not there is also one that it may see, and that has changed since.
 #[test]
 fn an_older_snapshot_does_not_leave_a_newer_token_active() {
     for level in LEVELS {
-        let db = replacing();
-        let first = db.backend().create(ADA, "{}").unwrap();
-        let mut older = db.backend();
-        let begin = format!("BEGIN ISOLATION LEVEL {level}; SELECT FROM magic_link.session_switch");
-        older.batch_execute(&begin).unwrap();
-        let newer = db.backend().create(ADA, "{}").unwrap();
-        let answer = older.create(ADA, "{}");
-        if *level == "READ COMMITTED" {
-            answer.unwrap();
-            older.batch_execute("COMMIT").unwrap();
-            assert_eq!(status_of(&db, &newer), "revoked", "{level}");
-        } else {
-            answer.refused("40001");
-            older.batch_execute("ROLLBACK").unwrap();
-            assert_eq!(status_of(&db, &newer), "active", "{level}");
+        for with_an_older_token in [false, true] {
+            let db = replacing();
+            if with_an_older_token {
+                db.backend().create(ADA, "{}").unwrap();
+            }
+            let mut older = db.backend();
+            older
+                .batch_execute(&format!(
+                    "BEGIN ISOLATION LEVEL {level}; SELECT FROM magic_link.session_switch"
+                ))
+                .unwrap();
+            let newer = db.backend().create(ADA, "{}").unwrap();
+            let answer = older.create(ADA, "{}");
+            if *level == "READ COMMITTED" {
+                answer.unwrap();
+                older.batch_execute("COMMIT").unwrap();
+                assert_eq!(status_of(&db, &newer), "revoked", "{level}");
+            } else {
+                answer.refused("40001");
+                older.batch_execute("ROLLBACK").unwrap();
+                assert_eq!(status_of(&db, &newer), "active", "{level}");
+            }
+            assert_eq!(active(&db), 1, "{level}");
         }
-        assert_eq!(status_of(&db, &first), "revoked", "{level}");
-        assert_eq!(active(&db), 1, "{level}");
+    }
+}
+
+/// Whoever waits for the address takes the place of the token that was committed meanwhile, or is to
+/// try again where its snapshot does not have it.
+#[test]
+fn whoever_waits_for_the_address_leaves_one_token_active() {
+    for level in LEVELS {
+        for end in ["COMMIT", "ROLLBACK"] {
+            let db = replacing();
+            let mut holding = db.backend();
+            holding.batch_execute("BEGIN").unwrap();
+            holding.create(ADA, "{}").unwrap();
+            let mut waiting = db.backend();
+            waiting
+                .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))
+                .unwrap();
+            let create = |waiting: &mut Client| {
+                let answer = waiting.create(ADA, "{}");
+                waiting.batch_execute("COMMIT").map(|()| answer)
+            };
+            let answer = behind(&db, waiting, create, || holding.batch_execute(end).unwrap());
+            if end == "COMMIT" && *level != "READ COMMITTED" {
+                answer.unwrap().refused("40001");
+            } else {
+                answer.unwrap().expect(level);
+            }
+            assert_eq!(active(&db), 1, "{level} {end}");
+        }
     }
 }
 
