@@ -711,14 +711,25 @@ fn a_backend_cannot_undo_them_as_it_connects() {
     }
 }
 
+/// Also where the library is preloaded for each session: that is after what the client asked for was taken.
 #[test]
 fn a_backend_cannot_undo_the_servers_configuration_as_it_connects() {
     let (setting, value, opposite) = SETTINGS[0];
-    let cluster = Cluster::start(&[(&format!("magic_link.{setting}"), value)]);
-    let db = Database::of(&cluster);
-    assert!(stands(&db, &mut db.backend(), setting));
-    let mut backend = connect_with(&db, setting, opposite);
-    assert!(stands(&db, &mut backend, setting));
+    let configured = format!("magic_link.{setting}");
+    for preload in ["", "magic_link"] {
+        for in_the_file in [true, false] {
+            let mut settings = vec![("session_preload_libraries", preload)];
+            settings.extend(in_the_file.then_some((configured.as_str(), value)));
+            let cluster = Cluster::start(&settings);
+            let db = Database::of(&cluster);
+            if !in_the_file {
+                db.set(setting, value);
+            }
+            assert!(stands(&db, &mut db.backend(), setting), "{settings:?}");
+            let mut backend = connect_with(&db, setting, opposite);
+            assert!(stands(&db, &mut backend, setting), "{settings:?}");
+        }
+    }
 }
 
 /// A backend that asks for a value of its own as it connects.
