@@ -14,11 +14,11 @@ use crate::token;
 
 statements! {
     // Who counts or revokes the tokens of an address holds the lock until the end of the transaction,
-    // so that what was counted is true. 1024 locks for all addresses: a call for many of them, which
-    // takes theirs in order, cannot fill the server's table of locks.
+    // so that what was counted is true. 256 locks for all addresses: a call for many of them, which
+    // takes theirs in order, does not fill the table of locks even of a server that was set up small.
     LOCK_ADDRESSES(INT4OID, TEXTARRAYOID) = c"
         SELECT pg_catalog.pg_advisory_xact_lock($1, a.number)
-          FROM (SELECT DISTINCT pg_catalog.hashtext(e) & 1023 FROM unnest($2) AS e ORDER BY 1) AS a (number)";
+          FROM (SELECT DISTINCT pg_catalog.hashtext(e) & 255 FROM unnest($2) AS e ORDER BY 1) AS a (number)";
 
     REVOKE(UUIDOID) = c"
         UPDATE magic_link.one_time_tokens AS t

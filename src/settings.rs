@@ -21,9 +21,26 @@ static SESSION_EMAIL_VALUE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
 static PROMPT_VALUE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
+/// Those that guard security, and what each is where nobody has set it.
+const GUARDED: &[(&CStr, &CStr)] = &[
+    (c"magic_link.max_expires_in", c"604800"),
+    (c"magic_link.revoke_previous", c"off"),
+    (c"magic_link.max_active_tokens", c"0"),
+    (c"magic_link.max_failed_attempts", c"5"),
+    (c"magic_link.replay_window", c"0"),
+];
+
 /// Defines the settings; called when the library is loaded.
 pub fn define() {
+    let was_set: Vec<_> = GUARDED
+        .iter()
+        .filter(|(name, _)| value(name).is_some())
+        .collect();
     define_security_settings();
+    let lost = |(name, default): &(&CStr, &CStr)| value(name).as_deref() == Some(*default);
+    if was_set.into_iter().any(lost) {
+        read_again();
+    }
     GucRegistry::define_string_guc(
         SESSION_EMAIL,
         c"Sets the e-mail address that the browser is signed in as.",
@@ -44,7 +61,62 @@ pub fn define() {
     unsafe { pg_sys::MarkGUCPrefixReserved(c"magic_link".as_ptr()) };
 }
 
-/// Those that guard security.
+/// The value of a setting; None where the server knows of none.
+fn value(name: &CStr) -> Option<CString> {
+    // SAFETY: the name is zero-terminated; the value is null, or a string that is copied at once.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        (!value.is_null()).then(|| CStr::from_ptr(value).to_owned())
+    }
+}
+
+/// Has the server read again what its files, its database and its role say of the settings.
+///
+/// Until the library is loaded PostgreSQL takes any value from anybody. What a client asks for as it
+/// connects stands before all these; when the library is loaded and the client may not set it, it is
+/// dropped, and the setting would be as if nobody had ever set it.
+fn read_again() {
+    unsafe extern "C-unwind" {
+        fn ApplySetting(
+            snapshot: pg_sys::Snapshot,
+            databaseid: pg_sys::Oid,
+            roleid: pg_sys::Oid,
+            relsetting: pg_sys::Relation,
+            source: pg_sys::GucSource::Type,
+        );
+    }
+    /// The same in every version of PostgreSQL.
+    const PG_DB_ROLE_SETTING: u32 = 2964;
+    use pg_sys::GucSource::{PGC_S_DATABASE, PGC_S_DATABASE_USER, PGC_S_GLOBAL, PGC_S_USER};
+    // SAFETY: as PostgreSQL does at SIGHUP, and as a session begins; the table is read within a
+    // transaction, and the snapshot is registered as long as it is used. A value that stands
+    // is not replaced by one of a source that comes behind its own.
+    unsafe {
+        if !pg_sys::IsUnderPostmaster || !pg_sys::IsTransactionState() {
+            return;
+        }
+        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        let (table, database, nobody) = (
+            pg_sys::Oid::from(PG_DB_ROLE_SETTING),
+            pg_sys::MyDatabaseId,
+            pg_sys::InvalidOid,
+        );
+        let role = pg_sys::GetAuthenticatedUserId();
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as c_int);
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(table));
+        for (database, role, source) in [
+            (database, role, PGC_S_DATABASE_USER),
+            (nobody, role, PGC_S_USER),
+            (database, nobody, PGC_S_DATABASE),
+            (nobody, nobody, PGC_S_GLOBAL),
+        ] {
+            ApplySetting(snapshot, database, role, relation, source);
+        }
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as c_int);
+    }
+}
+
 fn define_security_settings() {
     const WHO: &CStr = c"Only a superuser, or a role granted SET on it, may change it.";
     let define_integer = |name, description, setting, least, unit| {

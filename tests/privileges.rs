@@ -324,6 +324,314 @@ fn a_role_may_have_any_name() {
     }
 }
 
+/// What somebody may do in the schema: run a function, read a view, use the schema or its tables.
+fn held(db: &Database, role: &str) -> Vec<String> {
+    list(
+        db,
+        &format!(
+            "SELECT 'EXECUTE ' || p.proname FROM pg_proc AS p
+              WHERE p.pronamespace = 'magic_link'::regnamespace
+                AND has_function_privilege('{role}'::regrole, p.oid, 'EXECUTE')
+             UNION ALL
+             SELECT r.kind || ' ' || c.relname
+               FROM pg_class AS c,
+                    unnest('{{SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER}}'::text[]) AS r (kind)
+              WHERE c.relnamespace = 'magic_link'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+                AND (has_table_privilege('{role}'::regrole, c.oid, r.kind)
+                     OR r.kind IN ('SELECT', 'INSERT', 'UPDATE', 'REFERENCES')
+                        AND has_any_column_privilege('{role}'::regrole, c.oid, r.kind))
+             UNION ALL
+             SELECT r.kind || ' schema' FROM unnest('{{USAGE, CREATE}}'::text[]) AS r (kind)
+              WHERE has_schema_privilege('{role}'::regrole, 'magic_link', r.kind)
+             ORDER BY 1"
+        ),
+    )
+}
+
+const OF_A_BACKEND: &[&str] = &[
+    "EXECUTE check_one_time_token",
+    "EXECUTE compose_magic_link",
+    "EXECUTE create_one_time_token",
+    "EXECUTE create_one_time_tokens",
+    "EXECUTE normalize_email",
+    "EXECUTE one_time_token_id",
+    "EXECUTE redeem_one_time_token",
+    "EXECUTE session_switch_decision",
+    "EXECUTE try_redeem_one_time_token",
+    "SELECT session_switch",
+];
+
+const OF_AN_ADMIN: &[&str] = &[
+    "EXECUTE delete_one_time_token",
+    "EXECUTE purge_one_time_tokens",
+    "EXECUTE revoke_one_time_token",
+    "EXECUTE revoke_one_time_tokens",
+    "SELECT one_time_token_activity",
+    "SELECT one_time_token_status",
+];
+
+/// These, and the way to them.
+fn with_usage(kinds: &[&[&str]]) -> Vec<String> {
+    let mut rights: Vec<_> = kinds.concat().into_iter().map(str::to_owned).collect();
+    if !rights.is_empty() {
+        rights.push("USAGE schema".to_owned());
+    }
+    rights.sort_unstable();
+    rights
+}
+
+/// Granted and taken back in any order, a role has what its kinds need and nothing else.
+#[test]
+fn a_role_has_what_its_kinds_need() {
+    let db = Database::new();
+    let role = db.role("some", "LOGIN");
+    assert_eq!(held(&db, &role), with_usage(&[]));
+    let (backend, admin) = (OF_A_BACKEND, OF_AN_ADMIN);
+    #[rustfmt::skip]
+    let steps: [(&str, &[&[&str]]); 13] = [
+        ("revoke_backend", &[]),
+        ("revoke_admin", &[]),
+        ("grant_backend", &[backend]),
+        ("revoke_admin", &[backend]),
+        ("grant_admin", &[backend, admin]),
+        ("grant_admin", &[backend, admin]),
+        ("revoke_backend", &[admin]),
+        ("revoke_backend", &[admin]),
+        ("grant_backend", &[backend, admin]),
+        ("revoke_admin", &[backend]),
+        ("revoke_backend", &[]),
+        ("grant_admin", &[admin]),
+        ("revoke_admin", &[]),
+    ];
+    for (number, (step, kinds)) in steps.iter().enumerate() {
+        db.sql(&format!("SELECT magic_link.{step}('{role}')"));
+        assert_eq!(held(&db, &role), with_usage(kinds), "{number}: {step}");
+    }
+    // Every function and view is somebody's, or a superuser's alone.
+    let mut all = [backend, admin].concat();
+    all.extend([
+        "EXECUTE change_privileges",
+        "EXECUTE grant_admin",
+        "EXECUTE grant_backend",
+        "EXECUTE revoke_admin",
+        "EXECUTE revoke_backend",
+    ]);
+    all.sort_unstable();
+    let there = list(
+        &db,
+        "SELECT 'EXECUTE ' || proname FROM pg_proc WHERE pronamespace = 'magic_link'::regnamespace
+         UNION ALL
+         SELECT 'SELECT ' || relname FROM pg_class WHERE relnamespace = 'magic_link'::regnamespace AND relkind = 'v'
+         ORDER BY 1",
+    );
+    assert_eq!(there, all);
+}
+
+/// A call of every function for a DBA that would succeed.
+const ADMIN_CALLS: &[&str] = &[
+    "magic_link.revoke_one_time_tokens('nobody@example.com')",
+    "magic_link.delete_one_time_token('00000000-0000-7000-8000-000000000000')",
+    "magic_link.purge_one_time_tokens()",
+    "magic_link.revoke_one_time_token((SELECT id FROM magic_link.one_time_token_status LIMIT 1))",
+];
+
+/// What the catalogue says is what calls are told.
+#[test]
+fn a_backend_is_no_admin_and_an_admin_no_backend() {
+    let db = Database::new();
+    db.backend().create(ADA, "{}").unwrap();
+    let [mut backend, mut admin] = [db.backend(), db.admin()];
+    for call in BACKEND_CALLS {
+        admin.query(&format!("SELECT {call}"), &[]).refused("42501");
+    }
+    for call in ADMIN_CALLS {
+        backend
+            .query(&format!("SELECT {call}"), &[])
+            .refused("42501");
+        admin.query(&format!("SELECT {call}"), &[]).unwrap();
+    }
+    let views = ["one_time_token_status", "one_time_token_activity"];
+    for view in views {
+        let look = format!("SELECT * FROM magic_link.{view}");
+        backend.query(&look, &[]).refused("42501");
+        admin.query(&look, &[]).unwrap();
+    }
+    admin
+        .query("SELECT FROM magic_link.session_switch", &[])
+        .refused("42501");
+    let change =
+        "SELECT magic_link.change_privileges(current_user::regrole, 'admin', 'GRANT %s TO %s')";
+    for client in [&mut backend, &mut admin] {
+        for table in db.tables() {
+            let look = format!("SELECT FROM {table}");
+            client.query(&look, &[]).refused("42501");
+        }
+        for function in [
+            "grant_backend",
+            "revoke_backend",
+            "grant_admin",
+            "revoke_admin",
+        ] {
+            let call = format!("SELECT magic_link.{function}(current_user::regrole)");
+            client.query(&call, &[]).refused("42501");
+        }
+        client.query(change, &[]).refused("42501");
+    }
+    // The whole status, and no hash in it.
+    let row = admin
+        .query_one("SELECT * FROM magic_link.one_time_token_status", &[])
+        .unwrap();
+    assert!(
+        row.columns()
+            .iter()
+            .all(|column| !column.name().contains("hash"))
+    );
+}
+
+/// Every ACL of the schema as its entries, in an order of their own: by whom to whom.
+const ACLS: &str = "
+    SELECT concat_ws(' ', o.object, a.grantor::regrole, a.grantee::regrole, a.privilege_type, a.is_grantable)
+      FROM (SELECT oid::regprocedure::text, proacl FROM pg_proc WHERE pronamespace = 'magic_link'::regnamespace
+            UNION ALL
+            SELECT oid::regclass::text, relacl FROM pg_class WHERE relnamespace = 'magic_link'::regnamespace
+            UNION ALL
+            SELECT concat(c.oid::regclass, '.', t.attname), t.attacl
+              FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid
+             WHERE c.relnamespace = 'magic_link'::regnamespace
+            UNION ALL
+            SELECT nspname::text, nspacl FROM pg_namespace WHERE nspname = 'magic_link') AS o (object, acl),
+           aclexplode(o.acl) AS a
+     ORDER BY 1";
+
+/// What a role had of its own, by whatever hand, it has afterwards; the schema stays open to it.
+#[test]
+fn granting_and_taking_back_leaves_what_was_before() {
+    for own in [
+        "SELECT 1",
+        "GRANT USAGE ON SCHEMA magic_link TO $; GRANT SELECT ON magic_link.users TO $",
+        "GRANT USAGE, CREATE ON SCHEMA magic_link TO $; GRANT INSERT ON magic_link.organizations TO $ WITH GRANT OPTION",
+        "GRANT USAGE ON SCHEMA magic_link TO $; GRANT SELECT (email), UPDATE (email) ON magic_link.users TO $",
+        "GRANT USAGE ON SCHEMA magic_link TO $; GRANT EXECUTE ON FUNCTION magic_link.grant_backend(regrole) TO $",
+        "GRANT USAGE ON SCHEMA magic_link TO $; GRANT DELETE ON magic_link.one_time_token_status TO $",
+    ] {
+        let db = Database::new();
+        let role = db.role("some", "LOGIN");
+        db.sql(&own.replace('$', &role));
+        let before = (list(&db, ACLS), held(&db, &role));
+        for kinds in [&["backend"][..], &["admin"], &["backend", "admin"]] {
+            for kind in kinds {
+                db.sql(&format!("SELECT magic_link.grant_{kind}('{role}')"));
+            }
+            assert_ne!(list(&db, ACLS), before.0);
+            for kind in kinds {
+                db.sql(&format!("SELECT magic_link.revoke_{kind}('{role}')"));
+            }
+            assert_eq!(
+                (list(&db, ACLS), held(&db, &role)),
+                before,
+                "{own} {kinds:?}"
+            );
+        }
+    }
+}
+
+/// What somebody else gave is theirs to take; as long as it is there, so is the way to it.
+#[test]
+fn what_somebody_else_granted_stays() {
+    let db = Database::new();
+    let [role, other] = ["some", "other"].map(|kind| db.role(kind, "LOGIN"));
+    db.sql(&format!(
+        "GRANT USAGE ON SCHEMA magic_link TO {other} WITH GRANT OPTION;
+         GRANT EXECUTE ON FUNCTION magic_link.normalize_email(text) TO {other} WITH GRANT OPTION"
+    ));
+    db.connect_as(&other)
+        .batch_execute(&format!(
+            "GRANT EXECUTE ON FUNCTION magic_link.normalize_email(text) TO {role};
+             GRANT USAGE ON SCHEMA magic_link TO {role}"
+        ))
+        .unwrap();
+    let before = list(&db, ACLS);
+    db.sql(&format!("SELECT magic_link.grant_backend('{role}')"));
+    db.sql(&format!("SELECT magic_link.revoke_backend('{role}')"));
+    let call = "SELECT magic_link.normalize_email('a@b')";
+    db.connect_as(&role).query(call, &[]).unwrap();
+    // The superuser's own grant of USAGE stays beside it: the way is closed behind the last right.
+    let after: Vec<_> = list(&db, ACLS)
+        .into_iter()
+        .filter(|acl| !before.contains(acl))
+        .collect();
+    assert_eq!(after, [format!("magic_link postgres {role} USAGE f")]);
+    assert!(
+        list(&db, ACLS)
+            .iter()
+            .all(|acl| !acl.contains("create_one_time_token") || !acl.contains(&role))
+    );
+}
+
+/// Each of the four, with names that have to be quoted.
+#[test]
+fn a_role_of_any_name_is_granted_and_revoked() {
+    let db = Database::new();
+    for (number, name) in ["we ird", "We\"ird", "select", "100%s", "a'b; --"]
+        .iter()
+        .enumerate()
+    {
+        let name = format!("{name}_{number}_{}", db.name());
+        let quoted = format!("\"{}\"", name.replace('"', "\"\""));
+        let mut superuser = db.superuser();
+        superuser
+            .batch_execute(&format!("CREATE ROLE {quoted} LOGIN"))
+            .unwrap();
+        let mut change = |function: &str| {
+            let change = format!("SELECT magic_link.{function}($1::text::regrole)");
+            superuser.execute(&change, &[&quoted]).unwrap();
+            let literal = quoted.replace('\'', "''");
+            held(&db, &literal)
+        };
+        assert_eq!(change("grant_admin"), with_usage(&[OF_AN_ADMIN]), "{name}");
+        assert_eq!(
+            change("grant_backend"),
+            with_usage(&[OF_A_BACKEND, OF_AN_ADMIN]),
+            "{name}"
+        );
+        assert_eq!(
+            change("revoke_admin"),
+            with_usage(&[OF_A_BACKEND]),
+            "{name}"
+        );
+        assert_eq!(change("revoke_backend"), with_usage(&[]), "{name}");
+    }
+}
+
+/// With the right to call them, one still changes no more than one may.
+#[test]
+fn granting_and_taking_back_run_as_their_caller() {
+    let db = Database::new();
+    let stranger = db.role("stranger", "LOGIN");
+    let functions = [
+        "grant_backend",
+        "revoke_backend",
+        "grant_admin",
+        "revoke_admin",
+    ];
+    db.sql(&format!("GRANT USAGE ON SCHEMA magic_link TO {stranger}"));
+    for function in functions.iter().chain(&["change_privileges"]) {
+        db.sql(&format!(
+            "GRANT EXECUTE ON FUNCTION magic_link.{function} TO {stranger}"
+        ));
+    }
+    let before = list(&db, ACLS);
+    for function in functions {
+        for role in [&stranger, &db.backend_role(), &db.admin_role()] {
+            let call = format!("SELECT magic_link.{function}('{role}')");
+            db.connect_as(&stranger)
+                .batch_execute(&call)
+                .refused("42501");
+            assert_eq!(list(&db, ACLS), before, "{function} {role}");
+        }
+    }
+}
+
 /// A member of a role that was granted has what the role has.
 #[test]
 fn a_member_of_a_backend_role_is_a_backend() {

@@ -5,41 +5,14 @@ use std::thread;
 
 use magic_link_harness::postgres::Client;
 use magic_link_harness::{
-    Calls, Database, Redeemed, Refused, until, until_expired, until_waiting_for_lock,
+    Calls, Database, Redeemed, Refused, at_once, behind, process_id, until, until_expired,
+    until_waiting_for_lock,
 };
 
 const ADA: &str = "ada@example.com";
 
 /// The context of an invitation.
 const JOIN_ACME: &str = r#"{"jitOrganizationIds": ["acme"]}"#;
-
-/// Runs one closure for each item in a thread of its own, all from the same moment on.
-fn at_once<I: Send, T: Send>(items: Vec<I>, run: impl Fn(I) -> T + Sync) -> Vec<T> {
-    let start = Barrier::new(items.len());
-    let (start, run) = (&start, &run);
-    thread::scope(|scope| {
-        let threads: Vec<_> = items
-            .into_iter()
-            .map(|item| {
-                scope.spawn(move || {
-                    start.wait();
-                    run(item)
-                })
-            })
-            .collect();
-        threads
-            .into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
-    })
-}
-
-fn process_id(client: &mut Client) -> i32 {
-    client
-        .query_one("SELECT pg_backend_pid()", &[])
-        .unwrap()
-        .get(0)
-}
 
 type Answer = Result<Redeemed, magic_link_harness::postgres::Error>;
 
@@ -54,14 +27,8 @@ fn redeem_in_behind(
     token: &str,
     then: impl FnOnce(),
 ) -> Answer {
-    let mut waiting = db.backend();
-    let waiter = process_id(&mut waiting);
-    thread::scope(|scope| {
-        let redemption = scope.spawn(move || waiting.redeem_in(interaction_event, token, ADA));
-        until_waiting_for_lock(db, waiter);
-        then();
-        redemption.join().unwrap()
-    })
+    let redeem = |backend: &mut Client| backend.redeem_in(interaction_event, token, ADA);
+    behind(db, db.backend(), redeem, then)
 }
 
 /// Redeems behind a transaction of a superuser that has run this statement, and then commits.

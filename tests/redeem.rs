@@ -66,7 +66,7 @@ fn context_of(word: &str) -> String {
 }
 
 /// What somebody presents, asked of all three functions: they agree, and a refusal changes nothing;
-/// but trying with the wrong address is counted, see limits.rs.
+/// but trying with the wrong address is counted, see failed_attempts.rs.
 #[track_caller]
 fn assert_refused(
     db: &Database,

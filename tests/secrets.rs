@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::thread;
 
 use magic_link_harness::postgres::{Client, Error};
-use magic_link_harness::{Calls, Cluster, Database, Issued, until};
+use magic_link_harness::{Calls, Cluster, Database, Issued, behind, until};
 use sha2::{Digest, Sha256};
 
 const ADA: &str = "ada@example.com";
@@ -27,6 +27,13 @@ fn talkative() -> &'static Cluster {
 
 /// The ways in which a token, or what leads back to it, could be written.
 fn spellings(token: &str) -> Vec<(&'static str, String)> {
+    let mut spellings = spellings_but_base64(token);
+    spellings.push(("the hash in base64", base64(&Sha256::digest(token))));
+    spellings
+}
+
+/// Those that need no server to spell them.
+fn spellings_but_base64(token: &str) -> Vec<(&'static str, String)> {
     let hash = Sha256::digest(token);
     let hex = |bytes: &[u8]| {
         bytes
@@ -40,7 +47,6 @@ fn spellings(token: &str) -> Vec<(&'static str, String)> {
         ("the random part of the token", token[8..].to_owned()),
         // PostgreSQL cuts long values off where it shows a row.
         ("the hash in hexadecimal", hex(&hash[..16])),
-        ("the hash in base64", base64(&hash)),
     ]
 }
 
@@ -130,6 +136,12 @@ const MISUSE: &[&str] = &[
     "magic_link.create_one_time_token('ada@example.com', 0, '{\"a\": \"$\"}')",
     "magic_link.create_one_time_token('ada@example.com', 600, '[\"$\"]')",
     "magic_link.create_one_time_token('ada@example.com', 600, '{\"interactionEvent\": \"$ $\"}')",
+    "magic_link.create_one_time_tokens(NULL)",
+    "magic_link.create_one_time_tokens('{$}')",
+    "magic_link.create_one_time_tokens('{ada@example.com, \"not an address $\"}')",
+    "magic_link.create_one_time_tokens('{ada@example.com, ADA@example.com}', 600, '{\"a\": \"$\"}')",
+    "magic_link.create_one_time_tokens('{ada@example.com}', 600, '[\"$\"]')",
+    "magic_link.create_one_time_tokens('{ada@example.com}', 0, '{\"a\": \"$\"}')",
 ];
 
 /// The lines of the log that are of a test's own database, and those that continue them.
@@ -331,6 +343,95 @@ fn neither_waiting_nor_being_ended_shows_a_token() {
     assert_keeps(&spellings(&token), "the log", &own_log(&db));
 }
 
+/// Every row of the ledger that an error could quote has a hash in it: none of these does.
+#[test]
+fn an_error_of_a_row_that_is_written_or_deleted_shows_no_hash() {
+    let db = Database::of(talkative());
+    let token = db.backend().create(ADA, "{}").unwrap();
+    db.sql(
+        "ALTER TABLE magic_link.one_time_tokens
+             ADD CONSTRAINT never_revoked CHECK (revoked_at IS NULL) NOT VALID,
+             ADD CONSTRAINT never_tried CHECK (failed_attempts = 0) NOT VALID,
+             ADD CONSTRAINT never_eve CHECK (email <> 'eve@example.com') NOT VALID;
+         CREATE TABLE public.mails (token_id uuid REFERENCES magic_link.one_time_tokens);
+         INSERT INTO public.mails SELECT id FROM magic_link.one_time_tokens",
+    );
+    let before = db.contents();
+    let (mut admin, mut backend) = (db.admin(), db.backend());
+    let errors = [
+        ("23514", admin.revoke(token.id).unwrap_err()),
+        ("23514", admin.revoke_all(ADA, None).unwrap_err()),
+        ("23503", admin.delete(token.id).unwrap_err()),
+        (
+            "23514",
+            backend.create("eve@example.com", "{}").unwrap_err(),
+        ),
+        (
+            "23514",
+            backend
+                .create_all(&["bob@example.com", "eve@example.com"], "{}")
+                .unwrap_err(),
+        ),
+        (
+            "23514",
+            backend
+                .try_redeem_in(None, &token.token, "eve@example.com")
+                .unwrap_err(),
+        ),
+    ];
+    let hashes = format!("{before}{}", db.contents());
+    assert_eq!(db.contents(), before);
+    let secrets = spellings(&token.token);
+    for (sqlstate, error) in &errors {
+        assert_eq!(error.code().unwrap().code(), *sqlstate, "{error:?}");
+        assert_keeps(&secrets, "an error", &words(error));
+        // The tokens that were not issued nobody knows: a hash of theirs would be a bytea.
+        assert!(!words(error).contains("\\x"), "{error:?}");
+    }
+    let log = own_log(&db);
+    assert_keeps(&secrets, "the log", &log);
+    assert!(
+        hashes.contains("\\x"),
+        "the tables show what a hash looks like"
+    );
+    assert!(!log.contains("\\x"), "{log}");
+}
+
+/// Tokens that were issued are in the answer alone, whatever happens to the transaction.
+#[test]
+fn issuing_many_tokens_shows_none_in_the_log() {
+    let db = Database::of(talkative());
+    db.set("max_active_tokens", 2);
+    db.set("revoke_previous", "on");
+    let mut backend = db.backend();
+    let emails: Vec<_> = (0..50).map(|n| format!("person-{n}@example.com")).collect();
+    let emails: Vec<_> = emails.iter().map(String::as_str).collect();
+    let mut issued = backend.create_all(&emails, "{}").unwrap();
+    let mut transaction = backend.transaction().unwrap();
+    issued.extend(transaction.create_all(&emails, "{}").unwrap());
+    transaction.batch_execute("SELECT 1 / 0").unwrap_err();
+    transaction.rollback().unwrap();
+    // Waiting for an address, which the log is told.
+    let mut holding = db.backend();
+    holding.batch_execute("BEGIN").unwrap();
+    issued.extend(holding.create_all(&emails, "{}").unwrap());
+    let create = |backend: &mut Client| backend.create_all(&emails, "{}");
+    let answer = behind(&db, db.backend(), create, || {
+        until("the log says that it waits", || {
+            let waits = format!(" {} LOG:  00000: process", db.name());
+            db.cluster().log().contains(&waits)
+        });
+        holding.batch_execute("COMMIT").unwrap();
+    });
+    issued.extend(answer.unwrap());
+    assert_eq!(issued.len(), 200);
+    let log = own_log(&db);
+    for issued in &issued {
+        let all = spellings_but_base64(&issued.token);
+        assert_keeps(&all, "the log", &log);
+    }
+}
+
 /// PL/pgSQL quotes its statement in the CONTEXT of an error, and a portal its parameters.
 #[test]
 fn the_context_of_an_error_shows_no_token() {
@@ -483,6 +584,9 @@ const TEXT_ARGUMENTS: &[&str] = &[
     "normalize_email($1)",
     "one_time_token_id($1)",
     "create_one_time_token($1)",
+    "create_one_time_tokens(ARRAY['bob@example.com', $1])",
+    "revoke_one_time_tokens($1)",
+    "revoke_one_time_tokens('ada@example.com', $1)",
     "redeem_one_time_token($1, 'ada@example.com')",
     "redeem_one_time_token(repeat('0', 32), $1)",
     "redeem_one_time_token(repeat('0', 32), 'ada@example.com', $1)",
@@ -511,6 +615,10 @@ const JSON_ARGUMENTS: &[&str] = &[
 #[test]
 fn no_input_is_an_internal_error() {
     let db = Database::of(talkative());
+    db.sql(&format!(
+        "SELECT magic_link.grant_admin('{}')",
+        db.backend_role()
+    ));
     let mut backend = db.backend();
     let strings = hostile_strings();
     let jsons = hostile_jsons();

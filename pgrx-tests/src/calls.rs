@@ -1,5 +1,5 @@
-//! The backend's functions as a backend calls them, with every column of the answer read in its
-//! own type. They work on a connection and within a transaction alike.
+//! The functions as a backend and a DBA call them, with every column of the answer read in its own
+//! type. They work on a connection and within a transaction alike.
 
 use std::time::SystemTime;
 
@@ -7,7 +7,7 @@ use postgres::{Error, GenericClient, Row};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A row of `create_one_time_token`.
+/// A row of `create_one_time_token`, or one of those of `create_one_time_tokens`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Issued {
     pub id: Uuid,
@@ -87,6 +87,16 @@ pub trait Calls: GenericClient {
         .map(Issued::from)
     }
 
+    /// `create_one_time_tokens` with the default lifetime; `context` is JSON.
+    fn create_all(&mut self, emails: &[&str], context: &str) -> Result<Vec<Issued>, Error> {
+        let rows = self.query(
+            "SELECT id, token, email, context::text, status, created_at, expires_at
+               FROM magic_link.create_one_time_tokens($1, NULL, $2::text::jsonb)",
+            &[&emails, &context],
+        )?;
+        Ok(rows.into_iter().map(Issued::from).collect())
+    }
+
     /// `redeem_one_time_token` without an interaction event.
     fn redeem(&mut self, token: &str, email: &str) -> Result<Redeemed, Error> {
         self.redeem_in(None, token, email)
@@ -163,6 +173,36 @@ pub trait Calls: GenericClient {
             &[&token, &email, &session_email, &prompt],
         )
         .map(|row| (row.get(0), row.get(1)))
+    }
+
+    /// `revoke_one_time_token`: the status afterwards.
+    fn revoke(&mut self, id: Uuid) -> Result<String, Error> {
+        self.query_one("SELECT magic_link.revoke_one_time_token($1)", &[&id])
+            .map(|row| row.get(0))
+    }
+
+    /// `revoke_one_time_tokens`: how many were revoked.
+    fn revoke_all(&mut self, email: &str, interaction_event: Option<&str>) -> Result<i64, Error> {
+        self.query_one(
+            "SELECT magic_link.revoke_one_time_tokens($1, $2)",
+            &[&email, &interaction_event],
+        )
+        .map(|row| row.get(0))
+    }
+
+    /// `delete_one_time_token`: whether there was one.
+    fn delete(&mut self, id: Uuid) -> Result<bool, Error> {
+        self.query_one("SELECT magic_link.delete_one_time_token($1)", &[&id])
+            .map(|row| row.get(0))
+    }
+
+    /// `purge_one_time_tokens`: how many rows are gone; `retention` is an interval's text.
+    fn purge(&mut self, retention: &str, batch_size: i32) -> Result<i64, Error> {
+        self.query_one(
+            "SELECT magic_link.purge_one_time_tokens($1::text::interval, $2)",
+            &[&retention, &batch_size],
+        )
+        .map(|row| row.get(0))
     }
 }
 

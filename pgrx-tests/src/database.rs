@@ -1,14 +1,16 @@
 //! A database for one test: tests run in parallel and do not see each other.
 
+use std::fmt::Display;
 use std::thread;
 
 use postgres::Client;
 use postgres::types::ToSql;
+use uuid::Uuid;
 
 use crate::cluster::{Cluster, TEMPLATE};
 use crate::waiting::until_replayed;
 
-/// A fresh database, with a backend role of its own, since roles belong to the whole cluster.
+/// A fresh database, with a backend and an admin role of its own, since roles belong to the whole cluster.
 ///
 /// When it goes away without a failure it looks into the server's log: nothing that a test does
 /// may end in an internal error, whatever else the test looked at.
@@ -32,11 +34,15 @@ impl Default for Database<'static> {
 }
 
 impl<'a> Database<'a> {
-    /// A database with the extension and a role that went through `grant_backend`.
+    /// A database with the extension, a role that went through `grant_backend`, and one that went
+    /// through `grant_admin`.
     pub fn of(cluster: &'a Cluster) -> Self {
         let database = Self::bare(cluster, &format!("TEMPLATE {TEMPLATE}"));
         let backend = database.role("backend", "LOGIN NOSUPERUSER");
-        database.sql(&format!("SELECT magic_link.grant_backend('{backend}')"));
+        let admin = database.role("admin", "LOGIN NOSUPERUSER");
+        database.sql(&format!(
+            "SELECT magic_link.grant_backend('{backend}'), magic_link.grant_admin('{admin}')"
+        ));
         database
     }
 
@@ -96,16 +102,19 @@ impl<'a> Database<'a> {
         self.role_name("backend")
     }
 
-    /// The name of a role that goes through `grant_admin` now and has no other right.
-    pub fn admin_role(&self) -> String {
-        let admin = self.role("admin", "LOGIN NOSUPERUSER");
-        self.sql(&format!("SELECT magic_link.grant_admin('{admin}')"));
-        admin
-    }
-
     /// A connection as the role that went through `grant_backend`.
     pub fn backend(&self) -> Client {
         self.connect_as(&self.backend_role())
+    }
+
+    /// The name of the role that went through `grant_admin` and has no other right.
+    pub fn admin_role(&self) -> String {
+        self.role_name("admin")
+    }
+
+    /// A connection as the role that went through `grant_admin`.
+    pub fn admin(&self) -> Client {
+        self.connect_as(&self.admin_role())
     }
 
     pub fn superuser(&self) -> Client {
@@ -140,6 +149,42 @@ impl<'a> Database<'a> {
     #[track_caller]
     pub fn count(&self, from: &str) -> i64 {
         self.value(&format!("SELECT count(*) FROM {from}"), &[])
+    }
+
+    /// Gives a setting of ours a value for all who connect to the database from now on.
+    #[track_caller]
+    pub fn set(&self, setting: &str, value: impl Display) {
+        let name = &self.name;
+        self.sql(&format!(
+            "ALTER DATABASE {name} SET magic_link.{setting} = '{value}'"
+        ));
+    }
+
+    /// Changes the row of a token by hand.
+    #[track_caller]
+    pub fn change(&self, token: Uuid, change: &str) {
+        self.sql(&format!(
+            "UPDATE magic_link.one_time_tokens SET {change} WHERE id = '{token}'"
+        ));
+    }
+
+    /// Writes rows into the ledger by hand, with ids as they are made: of the time of issue. `rows` is
+    /// a query for `email, created_at, expires_at, consumed_at, revoked_at, failed_attempts`.
+    #[track_caller]
+    pub fn ledger(&self, rows: &str) {
+        self.sql(&format!(
+            "INSERT INTO magic_link.one_time_tokens
+                    (id, token_hash, email, organization_ids, context, created_at, expires_at,
+                     consumed_at, consumed_by, revoked_at, failed_attempts)
+             SELECT overlay(overlay(r.random PLACING lpad(to_hex(floor(extract(epoch FROM r.created_at) * 1000)::int8), 12, '0')
+                        FROM 1) PLACING '7' FROM 13)::uuid,
+                    sha256(r.random::bytea), r.email, '{{}}', '{{}}', r.created_at, r.expires_at,
+                    r.consumed_at::timestamptz, CASE WHEN r.consumed_at IS NOT NULL THEN 'somebody' END,
+                    r.revoked_at::timestamptz, r.failed_attempts
+               FROM (SELECT g.*, replace(gen_random_uuid()::text, '-', '')
+                       FROM ({rows}) AS g (email, created_at, expires_at, consumed_at, revoked_at, failed_attempts))
+                    AS r (email, created_at, expires_at, consumed_at, revoked_at, failed_attempts, random)"
+        ));
     }
 
     /// Makes an organization with these default roles.

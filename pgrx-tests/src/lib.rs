@@ -4,16 +4,17 @@
 //! ```text
 //! cluster      a server that ends with the tests          database   a room of its own for each test
 //! keeper       the process that sees to it                pooler     pgbouncer before a database
-//! calls        the backend's functions, typed             refusal    errors by their SQLSTATE
-//! waiting      events to wait for, in place of sleeping   readme     what the README tells people to run
+//! calls        the extension's functions, typed           refusal    errors by their SQLSTATE
+//! crowd        several connections at once                waiting    events to wait for, in place of sleeping
+//! catalogue    what a database says of its objects        readme     what the README tells people to run
 //! application  what lives with the extension, to see that nothing of it is lost
-//! catalogue    what a database says of its objects
 //! ```
 
 mod application;
 mod calls;
 mod catalogue;
 mod cluster;
+mod crowd;
 mod database;
 mod keeper;
 mod pooler;
@@ -25,6 +26,7 @@ pub use application::{Application, SCHEMA as APPLICATION_SCHEMA};
 pub use calls::{Calls, Issued, Redeemed};
 pub use catalogue::Catalogue;
 pub use cluster::Cluster;
+pub use crowd::{at_once, behind, process_id};
 pub use database::Database;
 pub use pooler::Pooler;
 pub use readme::readme_block;

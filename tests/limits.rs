@@ -1,0 +1,740 @@
+//! What one address may have: `magic_link.revoke_previous` and `magic_link.max_active_tokens`, alone,
+//! together, with many connections at once, at every isolation level; and who may set them.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use magic_link_harness::postgres::{Client, Error, NoTls};
+use magic_link_harness::{
+    Calls, Cluster, Database, Issued, Refused, at_once, behind, process_id, until_expired,
+    until_waiting_for_lock,
+};
+
+const ADA: &str = "ada@example.com";
+const EVE: &str = "eve@example.com";
+const SIGN_IN: &str = r#"{"interactionEvent": "SignIn"}"#;
+const REGISTER: &str = r#"{"interactionEvent": "Register"}"#;
+
+/// From REPEATABLE READ on, 40001 is an answer too: to be tried again.
+const LEVELS: &[&str] = &["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+
+fn limited(limit: i32) -> Database<'static> {
+    let db = Database::new();
+    db.set("max_active_tokens", limit);
+    db
+}
+
+fn replacing() -> Database<'static> {
+    let db = Database::new();
+    db.set("revoke_previous", "on");
+    db
+}
+
+fn active(db: &Database) -> i64 {
+    db.count("magic_link.one_time_token_status WHERE status = 'active'")
+}
+
+fn status_of(db: &Database, token: &Issued) -> String {
+    db.value(
+        "SELECT status FROM magic_link.one_time_token_status WHERE id = $1",
+        &[&token.id],
+    )
+}
+
+/// The seconds of `Try again in … seconds.`
+#[track_caller]
+fn try_again_in(answer: Result<Issued, Error>) -> i64 {
+    let error = answer.refused("OT008");
+    let hint = error.hint().unwrap();
+    let seconds = hint
+        .strip_prefix("Try again in ")
+        .and_then(|hint| hint.strip_suffix(" seconds."));
+    seconds.and_then(|number| number.parse().ok()).expect(hint)
+}
+
+#[test]
+fn without_the_settings_nothing_is_limited() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    for _ in 0..20 {
+        backend.create(ADA, "{}").unwrap();
+    }
+    assert_eq!(active(&db), 20);
+    // Nor is the address held: a transaction that issues keeps nobody waiting.
+    backend.batch_execute("BEGIN").unwrap();
+    backend.create(ADA, "{}").unwrap();
+    let mut another = db.backend();
+    another.batch_execute("SET lock_timeout = '1ms'").unwrap();
+    assert!(another.create(ADA, "{}").is_ok());
+}
+
+#[test]
+fn a_new_token_revokes_the_previous_of_its_address_and_event_alone() {
+    let contexts = ["{}", SIGN_IN, REGISTER];
+    for (new, context) in contexts.iter().enumerate() {
+        for many in [false, true] {
+            let db = Database::new();
+            let mut before = db.backend();
+            let previous =
+                contexts.map(|context| [(); 2].map(|()| before.create(ADA, context).unwrap()));
+            let others = [EVE, "ada@mail.example.com", "ada+1@example.com"];
+            let others = others.map(|email| before.create(email, context).unwrap());
+            let consumed = before.create(ADA, context).unwrap();
+            db.change(
+                consumed.id,
+                "consumed_at = clock_timestamp(), consumed_by = 'somebody'",
+            );
+            let expired = before.create(ADA, context).unwrap();
+            db.change(
+                expired.id,
+                "created_at = created_at - interval '1 day', expires_at = expires_at - interval '1 day'",
+            );
+            db.set("revoke_previous", "on");
+
+            let typed = " Ada@EXAMPLE.com";
+            let issued = match many {
+                true => db
+                    .backend()
+                    .create_all(&["bob@example.com", typed], context)
+                    .unwrap()
+                    .remove(1),
+                false => db.backend().create(typed, context).unwrap(),
+            };
+
+            for (event, tokens) in previous.iter().enumerate() {
+                for token in tokens {
+                    let expected = ["active", "revoked"][usize::from(event == new)];
+                    assert_eq!(status_of(&db, token), expected, "{event} {context}");
+                }
+            }
+            for other in others.iter().chain([&issued]) {
+                assert_eq!(status_of(&db, other), "active", "{context}");
+            }
+            assert_eq!(status_of(&db, &consumed), "consumed");
+            assert_eq!(status_of(&db, &expired), "expired");
+            let by: Vec<String> = db.value(
+                "SELECT array_agg(DISTINCT revoked_by) FROM magic_link.one_time_tokens WHERE revoked_at IS NOT NULL",
+                &[],
+            );
+            assert_eq!(by, ["magic_link.revoke_previous"]);
+            let event = context.contains("SignIn").then_some("SignIn");
+            let event = event.or(context.contains("Register").then_some("Register"));
+            let old = &previous[new][0];
+            db.backend()
+                .redeem_in(event, &old.token, ADA)
+                .refused("OT004");
+        }
+    }
+}
+
+/// A link that does not come to be must not take the one before it along.
+#[test]
+fn a_token_that_is_not_issued_revokes_nothing() {
+    let db = replacing();
+    let mut backend = db.backend();
+    let token = backend.create(ADA, "{}").unwrap();
+    let before = db.contents();
+    backend.create_for(ADA, Some(0), None).refused("22023");
+    backend
+        .create(ADA, r#"{"jitOrganizationIds": ["nowhere"]}"#)
+        .refused("23503");
+    backend.create_all(&[ADA, EVE, "x"], "{}").refused("22023");
+    let mut transaction = backend.transaction().unwrap();
+    transaction.create(ADA, "{}").unwrap();
+    transaction.rollback().unwrap();
+    assert_eq!(db.contents(), before);
+    assert!(backend.redeem(&token.token, ADA).is_ok());
+}
+
+#[test]
+fn past_the_limit_creating_is_refused_and_nothing_changes() {
+    for limit in [1, 3] {
+        let db = limited(limit);
+        let mut backend = db.backend();
+        // Whatever their events: the limit is the address's.
+        for context in ["{}", SIGN_IN, REGISTER].iter().take(limit as usize) {
+            backend.create(ADA, context).unwrap();
+        }
+        let before = db.contents();
+        for context in ["{}", SIGN_IN] {
+            let error = backend.create(" ADA@example.com", context).refused("OT008");
+            assert_eq!(
+                error.message(),
+                "the address has too many active one-time tokens"
+            );
+            let detail = format!("magic_link.max_active_tokens allows {limit}.");
+            assert_eq!(error.detail(), Some(detail.as_str()));
+        }
+        assert_eq!(db.contents(), before);
+        backend.create(EVE, "{}").unwrap();
+        backend.create("ada@mail.example.com", "{}").unwrap();
+    }
+}
+
+/// Whatever ends a token makes room.
+#[test]
+fn room_is_made_by_whatever_ends_a_token() {
+    let db = limited(2);
+    type End = fn(&Database, &Issued);
+    let ends: [(&str, End); 6] = [
+        ("redeemed", |db, token| {
+            drop(db.backend().redeem(&token.token, ADA).unwrap())
+        }),
+        ("revoked", |db, token| {
+            drop(db.admin().revoke(token.id).unwrap())
+        }),
+        ("revoked by address", |db, _| {
+            assert_eq!(db.admin().revoke_all(ADA, None).unwrap(), 2)
+        }),
+        ("deleted", |db, token| {
+            assert!(db.admin().delete(token.id).unwrap())
+        }),
+        ("expired", |db, token| until_expired(db, token.id)),
+        ("revoked for its failed attempts", |db, token| {
+            for _ in 0..5 {
+                db.backend().try_redeem_in(None, &token.token, EVE).unwrap();
+            }
+        }),
+    ];
+    for (how, end) in ends {
+        db.sql("DELETE FROM magic_link.one_time_tokens");
+        let mut backend = db.backend();
+        let lifetime = (how == "expired").then_some(2);
+        let token = backend.create_for(ADA, lifetime, None).unwrap();
+        backend.create(ADA, "{}").unwrap();
+        if lifetime.is_none() {
+            backend.create(ADA, "{}").refused("OT008");
+        }
+        end(&db, &token);
+        assert!(backend.create(ADA, "{}").is_ok(), "{how}");
+    }
+}
+
+/// The hint is the moment from which one token fewer than the limit is active, to the second.
+#[test]
+fn the_hint_says_when_there_will_be_room() {
+    let db = Database::new();
+    let mut issuer = db.backend();
+    let lifetimes = [300, 100, 500, 200, 400];
+    let tokens = lifetimes.map(|seconds| issuer.create_for(ADA, Some(seconds), None).unwrap());
+    // Others' tokens, and ended ones, are no part of it.
+    issuer.create_for(EVE, Some(10), None).unwrap();
+    let ended = issuer.create_for(ADA, Some(10), None).unwrap();
+    db.admin().revoke(ended.id).unwrap();
+    // With five active and a limit of n, 6 - n have to end first.
+    for (limit, end) in [(5, 100), (4, 200), (3, 300), (2, 400), (1, 500)] {
+        db.set("max_active_tokens", limit);
+        let mut backend = db.backend();
+        let now = || db.value::<SystemTime>("SELECT clock_timestamp()", &[]);
+        let before = now();
+        let seconds = try_again_in(backend.create(ADA, "{}"));
+        let after = now();
+        let place = lifetimes
+            .iter()
+            .position(|lifetime| *lifetime == end)
+            .unwrap();
+        let room_at = tokens[place].expires_at;
+        let wait = Duration::from_secs(seconds as u64);
+        assert!(after + wait >= room_at, "{limit}: too soon");
+        assert!(
+            before + wait < room_at + Duration::from_secs(1),
+            "{limit}: too late"
+        );
+    }
+    db.set("max_active_tokens", 6);
+    assert!(db.backend().create(ADA, "{}").is_ok());
+}
+
+#[test]
+fn revoking_the_previous_comes_before_counting() {
+    let db = Database::new();
+    db.set("max_active_tokens", 2);
+    db.set("revoke_previous", "on");
+    let mut backend = db.backend();
+    // One of each of two events; each is replaced, however often.
+    for _ in 0..5 {
+        backend.create(ADA, SIGN_IN).unwrap();
+        backend.create(ADA, REGISTER).unwrap();
+    }
+    assert_eq!(active(&db), 2);
+    let before = db.contents();
+    backend.create(ADA, "{}").refused("OT008");
+    backend.create_all(&[EVE, ADA], "{}").refused("OT008");
+    assert_eq!(db.contents(), before);
+    backend.create_all(&[EVE, ADA], SIGN_IN).unwrap();
+    assert_eq!(active(&db), 3);
+}
+
+/// Runs `rounds` creations in a transaction each, at this level, tried again as long as they are told
+/// to; the others' codes are what they end with.
+fn create_in(backend: &mut Client, level: &str, rounds: usize) -> Vec<Result<Issued, Error>> {
+    let create = |backend: &mut Client| loop {
+        backend
+            .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}"))
+            .unwrap();
+        let created = backend
+            .query("SELECT 1", &[])
+            .and_then(|_| backend.create(ADA, "{}"));
+        let ended = backend.batch_execute(if created.is_ok() {
+            "COMMIT"
+        } else {
+            "ROLLBACK"
+        });
+        let answer = created.and_then(|issued| ended.map(|()| issued));
+        let again = |error: &Error| error.code().is_some_and(|code| code.code() == "40001");
+        if !answer.as_ref().err().is_some_and(again) || level == "READ COMMITTED" {
+            return answer;
+        }
+    };
+    (0..rounds).map(|_| create(backend)).collect()
+}
+
+#[test]
+fn however_many_create_at_once_the_limit_holds() {
+    for level in LEVELS {
+        let db = limited(3);
+        let backends: Vec<_> = (0..16).map(|_| db.backend()).collect();
+        let answers = at_once(backends, |mut backend| create_in(&mut backend, level, 3));
+        let (issued, refused): (Vec<_>, Vec<_>) =
+            answers.into_iter().flatten().partition(Result::is_ok);
+        assert_eq!((issued.len(), refused.len()), (3, 45), "{level}");
+        for answer in refused {
+            answer.refused("OT008");
+        }
+        assert_eq!(db.count("magic_link.one_time_tokens"), 3, "{level}");
+    }
+}
+
+#[test]
+fn however_many_create_at_once_one_token_is_left() {
+    for level in LEVELS {
+        let db = replacing();
+        let backends: Vec<_> = (0..16).map(|_| db.backend()).collect();
+        let answers = at_once(backends, |mut backend| create_in(&mut backend, level, 3));
+        let issued: HashSet<_> = answers
+            .into_iter()
+            .flatten()
+            .map(|answer| answer.unwrap().id)
+            .collect();
+        assert_eq!(issued.len(), 48, "{level}");
+        assert_eq!(db.count("magic_link.one_time_tokens"), 48, "{level}");
+        assert_eq!(active(&db), 1, "{level}");
+    }
+}
+
+#[test]
+fn one_and_many_at_once_keep_the_limit() {
+    let db = limited(2);
+    let backends: Vec<_> = (0..12).map(|n| (n, db.backend())).collect();
+    let answers = at_once(backends, |(n, mut backend)| match n % 2 {
+        0 => backend.create(ADA, "{}").map(drop),
+        _ => backend
+            .create_all(&[&format!("person-{n}@example.com"), ADA], "{}")
+            .map(drop),
+    });
+    let refused: Vec<_> = answers.into_iter().filter(Result::is_err).collect();
+    assert_eq!(refused.len(), 10);
+    for answer in refused {
+        answer.refused("OT008");
+    }
+    let of_ada = format!("magic_link.one_time_tokens WHERE email = '{ADA}'");
+    assert_eq!(db.count(&of_ada), 2);
+}
+
+/// Whoever waits sees what the one before has done, or has not.
+#[test]
+fn whoever_waits_for_the_address_counts_what_was_committed() {
+    let db = limited(1);
+    for (end, code) in [("COMMIT", Some("OT008")), ("ROLLBACK", None)] {
+        for level in LEVELS {
+            db.sql("DELETE FROM magic_link.one_time_tokens");
+            let mut holding = db.backend();
+            holding.batch_execute("BEGIN").unwrap();
+            holding.create(ADA, "{}").unwrap();
+            let mut waiting = db.backend();
+            waiting
+                .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))
+                .unwrap();
+            let create = |waiting: &mut Client| {
+                let answer = waiting.create(ADA, "{}");
+                waiting.batch_execute("COMMIT").map(|()| answer)
+            };
+            let answer = behind(&db, waiting, create, || holding.batch_execute(end).unwrap());
+            match code {
+                Some(code) => drop(answer.unwrap().refused(code)),
+                None => drop(answer.unwrap().expect(level)),
+            }
+            assert_eq!(active(&db), 1, "{level}");
+        }
+    }
+}
+
+/// All who wait for one address go on when it is let go, one after the other.
+#[test]
+fn a_rollback_frees_all_who_wait() {
+    let db = limited(2);
+    let mut holding = db.backend();
+    holding.batch_execute("BEGIN").unwrap();
+    holding.create(ADA, "{}").unwrap();
+    holding.create(ADA, "{}").unwrap();
+    let backends: Vec<_> = (0..4).map(|_| db.backend()).collect();
+    let answers = std::thread::scope(|scope| {
+        let waiting: Vec<_> = backends
+            .into_iter()
+            .map(|mut backend| {
+                let waiter = process_id(&mut backend);
+                let answer = scope.spawn(move || backend.create(ADA, "{}"));
+                until_waiting_for_lock(&db, waiter);
+                answer
+            })
+            .collect();
+        holding.batch_execute("ROLLBACK").unwrap();
+        let answers = waiting.into_iter().map(|answer| answer.join().unwrap());
+        answers.collect::<Vec<_>>()
+    });
+    let (issued, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    assert_eq!((issued.len(), refused.len()), (2, 2));
+    assert_eq!(active(&db), 2);
+}
+
+/// A snapshot that is older than another's commit does not hide its token: it is counted.
+#[test]
+fn an_older_snapshot_counts_the_newer_tokens() {
+    for level in LEVELS {
+        let db = limited(2);
+        let mut older = db.backend();
+        let begin = format!("BEGIN ISOLATION LEVEL {level}; SELECT FROM magic_link.session_switch");
+        older.batch_execute(&begin).unwrap();
+        db.backend().create(ADA, "{}").unwrap();
+        older.create(ADA, "{}").unwrap();
+        older.create(ADA, "{}").refused("OT008");
+        older.batch_execute("ROLLBACK").unwrap();
+
+        older.batch_execute(&begin).unwrap();
+        db.backend().create(ADA, "{}").unwrap();
+        older.create(ADA, "{}").refused("OT008");
+        older.batch_execute("ROLLBACK").unwrap();
+        assert_eq!(active(&db), 2, "{level}");
+    }
+}
+
+/// To revoke a token that the transaction should not see is 40001, and never an active one too many;
+/// whether or not there is also one that it may see, and that has changed since.
+#[test]
+fn an_older_snapshot_does_not_leave_a_newer_token_active() {
+    for level in LEVELS {
+        for with_an_older_token in [false, true] {
+            let db = replacing();
+            if with_an_older_token {
+                db.backend().create(ADA, "{}").unwrap();
+            }
+            let mut older = db.backend();
+            older
+                .batch_execute(&format!(
+                    "BEGIN ISOLATION LEVEL {level}; SELECT FROM magic_link.session_switch"
+                ))
+                .unwrap();
+            let newer = db.backend().create(ADA, "{}").unwrap();
+            let answer = older.create(ADA, "{}");
+            if *level == "READ COMMITTED" {
+                answer.unwrap();
+                older.batch_execute("COMMIT").unwrap();
+                assert_eq!(status_of(&db, &newer), "revoked", "{level}");
+            } else {
+                answer.refused("40001");
+                older.batch_execute("ROLLBACK").unwrap();
+                assert_eq!(status_of(&db, &newer), "active", "{level}");
+            }
+            assert_eq!(active(&db), 1, "{level}");
+        }
+    }
+}
+
+/// Whoever waits for the address takes the place of the token that was committed meanwhile, or is to
+/// try again where its snapshot does not have it.
+#[test]
+fn whoever_waits_for_the_address_leaves_one_token_active() {
+    for level in LEVELS {
+        for end in ["COMMIT", "ROLLBACK"] {
+            let db = replacing();
+            let mut holding = db.backend();
+            holding.batch_execute("BEGIN").unwrap();
+            holding.create(ADA, "{}").unwrap();
+            let mut waiting = db.backend();
+            waiting
+                .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))
+                .unwrap();
+            let create = |waiting: &mut Client| {
+                let answer = waiting.create(ADA, "{}");
+                waiting.batch_execute("COMMIT").map(|()| answer)
+            };
+            let answer = behind(&db, waiting, create, || holding.batch_execute(end).unwrap());
+            if end == "COMMIT" && *level != "READ COMMITTED" {
+                answer.unwrap().refused("40001");
+            } else {
+                answer.unwrap().expect(level);
+            }
+            assert_eq!(active(&db), 1, "{level} {end}");
+        }
+    }
+}
+
+/// A redemption that is under way is waited for, and its token is not revoked but consumed.
+#[test]
+fn a_new_token_waits_for_the_redemption_of_the_previous() {
+    let db = replacing();
+    let token = db.backend().create(ADA, "{}").unwrap();
+    let mut redeeming = db.backend();
+    redeeming.batch_execute("BEGIN").unwrap();
+    redeeming.redeem(&token.token, ADA).unwrap();
+    let create = |backend: &mut Client| backend.create(ADA, "{}");
+    let issued = behind(&db, db.backend(), create, || {
+        redeeming.batch_execute("COMMIT").unwrap();
+    });
+    assert_eq!(status_of(&db, &token), "consumed");
+    assert_eq!(status_of(&db, &issued.unwrap()), "active");
+}
+
+/// A DBA who revokes by address counts no less than a backend: neither misses the other's tokens.
+#[test]
+fn a_revocation_by_address_waits_for_who_issues() {
+    let db = replacing();
+    let mut issuing = db.backend();
+    issuing.batch_execute("BEGIN").unwrap();
+    issuing.create(ADA, "{}").unwrap();
+    let revoke = |admin: &mut Client| admin.revoke_all(ADA, None);
+    let revoked = behind(&db, db.admin(), revoke, || {
+        issuing.batch_execute("COMMIT").unwrap();
+    });
+    assert_eq!(revoked.unwrap(), 1);
+    assert_eq!(active(&db), 0);
+}
+
+/// Each setting, a value of a superuser's, and one that a backend would like better.
+const SETTINGS: &[(&str, &str, &str)] = &[
+    ("max_active_tokens", "1", "0"),
+    ("revoke_previous", "on", "off"),
+    ("max_failed_attempts", "1", "0"),
+    ("replay_window", "0", "600"),
+];
+
+/// Whether the setting stands as the superuser wanted it, seen by what the functions do.
+fn stands(db: &Database, backend: &mut Client, setting: &str) -> bool {
+    db.sql("DELETE FROM magic_link.one_time_tokens");
+    let Ok(token) = backend.create(ADA, "{}") else {
+        panic!("{setting}: the first token is always issued");
+    };
+    match setting {
+        "max_active_tokens" => backend.create(ADA, "{}").is_err(),
+        "revoke_previous" => {
+            backend.create(ADA, "{}").unwrap();
+            status_of(db, &token) == "revoked"
+        }
+        "max_failed_attempts" => {
+            backend.try_redeem_in(None, &token.token, EVE).unwrap();
+            status_of(db, &token) == "revoked"
+        }
+        _ => {
+            backend.redeem(&token.token, ADA).unwrap();
+            backend.redeem(&token.token, ADA).is_err()
+        }
+    }
+}
+
+/// In sessions that have not loaded the library before, as those of a pool are at first.
+#[test]
+fn a_superuser_sets_them_for_a_role_a_database_or_both() {
+    for (setting, value, opposite) in SETTINGS {
+        let db = Database::new();
+        let (role, name) = (db.backend_role(), db.name());
+        let set = |whom: &str, value: &str| {
+            db.sql(&format!(
+                "ALTER {whom} SET magic_link.{setting} = '{value}'"
+            ));
+        };
+        let database = format!("DATABASE {name}");
+        let role_there = format!("ROLE {role} IN DATABASE {name}");
+        let everywhere = format!("ROLE {role}");
+        for (whom, value, expected) in [
+            (&database, value, true),
+            (&everywhere, opposite, false),
+            (&role_there, value, true),
+            (&everywhere, value, true),
+            (&role_there, opposite, false),
+        ] {
+            set(whom, value);
+            assert_eq!(
+                stands(&db, &mut db.backend(), setting),
+                expected,
+                "{setting} {whom}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_superuser_sets_them_for_a_session() {
+    for (setting, value, opposite) in SETTINGS {
+        let db = Database::new();
+        db.set(setting, opposite);
+        let mut superuser = db.superuser();
+        assert!(!stands(&db, &mut superuser, setting), "{setting}");
+        superuser
+            .batch_execute(&format!("SET magic_link.{setting} = '{value}'"))
+            .unwrap();
+        assert!(stands(&db, &mut superuser, setting), "{setting}");
+        superuser.batch_execute("RESET ALL").unwrap();
+        assert!(!stands(&db, &mut superuser, setting), "{setting}");
+    }
+}
+
+#[test]
+fn set_local_ends_with_its_transaction() {
+    let db = Database::new();
+    let mut superuser = db.superuser();
+    superuser
+        .batch_execute("BEGIN; SET LOCAL magic_link.max_active_tokens = 1")
+        .unwrap();
+    superuser.create(ADA, "{}").unwrap();
+    superuser.batch_execute("SAVEPOINT s").unwrap();
+    superuser.create(ADA, "{}").refused("OT008");
+    superuser.batch_execute("ROLLBACK TO s; COMMIT").unwrap();
+    assert!(superuser.create(ADA, "{}").is_ok());
+}
+
+#[test]
+fn a_backend_cannot_set_them_whenever_the_library_is_loaded() {
+    for (setting, value, opposite) in SETTINGS {
+        let db = Database::new();
+        db.set(setting, value);
+        let role = db.backend_role();
+        let set = format!("SET magic_link.{setting} = '{opposite}'");
+        let set_local = format!("SET LOCAL magic_link.{setting} = '{opposite}'");
+        let set_config = format!("SELECT set_config('magic_link.{setting}', '{opposite}', false)");
+
+        let mut backend = db.backend();
+        assert!(stands(&db, &mut backend, setting), "{setting}");
+        for statement in [&set, &set_local, &set_config] {
+            backend.batch_execute(statement).refused("42501");
+        }
+        assert!(stands(&db, &mut backend, setting), "{setting}");
+
+        // Before the library is loaded PostgreSQL knows nothing of the setting: whether or not it
+        // lets it be set, no call runs with it.
+        for statement in [&set, &set_config] {
+            let mut backend = db.backend();
+            let _ = backend.batch_execute(statement);
+            assert!(stands(&db, &mut backend, setting), "{statement}");
+        }
+        let mut backend = db.backend();
+        let _ = backend.batch_execute("BEGIN");
+        let _ = backend.batch_execute(&set_local);
+        let token = backend.create("first@example.com", "{}");
+        assert!(token.is_ok(), "{set_local}: {token:?}");
+        backend.batch_execute("COMMIT").unwrap();
+        assert!(stands(&db, &mut backend, setting), "{set_local}");
+        for whom in [role.clone(), format!("{role} IN DATABASE {}", db.name())] {
+            let alter = format!("ALTER ROLE {whom} SET magic_link.{setting} = '{opposite}'");
+            db.backend().batch_execute(&alter).refused("42501");
+        }
+        let alter = format!(
+            "ALTER DATABASE {} SET magic_link.{setting} = '{opposite}'",
+            db.name()
+        );
+        db.backend().batch_execute(&alter).refused("42501");
+        assert!(stands(&db, &mut db.backend(), setting), "{setting}");
+        // An admin is no superuser either.
+        db.admin()
+            .batch_execute(&format!("LOAD 'magic_link'; {set}"))
+            .unwrap_err();
+    }
+}
+
+#[test]
+fn a_role_that_was_granted_a_setting_can_change_it() {
+    for (setting, value, opposite) in SETTINGS {
+        let db = Database::new();
+        db.set(setting, value);
+        let role = db.backend_role();
+        db.sql(&format!(
+            "LOAD 'magic_link'; GRANT SET ON PARAMETER magic_link.{setting} TO {role}"
+        ));
+        let mut backend = db.backend();
+        assert!(stands(&db, &mut backend, setting), "{setting}");
+        backend
+            .batch_execute(&format!("SET magic_link.{setting} = '{opposite}'"))
+            .unwrap();
+        assert!(!stands(&db, &mut backend, setting), "{setting}");
+        let _ = backend.batch_execute("RESET ALL");
+        assert!(stands(&db, &mut backend, setting), "{setting}");
+        // The one that was granted, and no other.
+        for (other, _, value) in SETTINGS.iter().filter(|(other, ..)| other != setting) {
+            let set = format!("SET magic_link.{other} = '{value}'");
+            backend.batch_execute(&set).refused("42501");
+        }
+        // What is no value of it is refused whoever sets it.
+        let nonsense = format!("SET magic_link.{setting} = '-1'");
+        backend.batch_execute(&nonsense).refused("22023");
+        db.sql(&format!(
+            "LOAD 'magic_link'; REVOKE SET ON PARAMETER magic_link.{setting} FROM {role}"
+        ));
+    }
+}
+
+/// What a client asks for as it connects comes before the database's own settings, and is not taken:
+/// that must not leave the setting as if nobody had set it.
+#[test]
+fn a_backend_cannot_undo_them_as_it_connects() {
+    for (setting, value, opposite) in SETTINGS {
+        let db = Database::new();
+        let (role, name) = (db.backend_role(), db.name());
+        for whom in [
+            format!("DATABASE {name}"),
+            format!("ROLE {role}"),
+            format!("ROLE {role} IN DATABASE {name}"),
+        ] {
+            db.sql(&format!(
+                "ALTER {whom} SET magic_link.{setting} = '{value}'"
+            ));
+            let mut backend = connect_with(&db, setting, opposite);
+            assert!(stands(&db, &mut backend, setting), "{whom} {setting}");
+            backend.batch_execute("RESET ALL").unwrap();
+            assert!(stands(&db, &mut backend, setting), "{whom} {setting}");
+            // Nor by undoing the transaction in which the library was loaded.
+            let mut backend = connect_with(&db, setting, opposite);
+            backend.batch_execute("BEGIN").unwrap();
+            backend.create(EVE, "{}").unwrap();
+            backend.batch_execute("ROLLBACK").unwrap();
+            assert!(stands(&db, &mut backend, setting), "{whom} {setting}");
+            db.sql(&format!("ALTER {whom} RESET magic_link.{setting}"));
+        }
+    }
+}
+
+/// Also where the library is preloaded for each session: that is after what the client asked for was taken.
+#[test]
+fn a_backend_cannot_undo_the_servers_configuration_as_it_connects() {
+    let (setting, value, opposite) = SETTINGS[0];
+    let configured = format!("magic_link.{setting}");
+    for preload in ["", "magic_link"] {
+        for in_the_file in [true, false] {
+            let mut settings = vec![("session_preload_libraries", preload)];
+            settings.extend(in_the_file.then_some((configured.as_str(), value)));
+            let cluster = Cluster::start(&settings);
+            let db = Database::of(&cluster);
+            if !in_the_file {
+                db.set(setting, value);
+            }
+            assert!(stands(&db, &mut db.backend(), setting), "{settings:?}");
+            let mut backend = connect_with(&db, setting, opposite);
+            assert!(stands(&db, &mut backend, setting), "{settings:?}");
+        }
+    }
+}
+
+/// A backend that asks for a value of its own as it connects.
+fn connect_with(db: &Database, setting: &str, value: &str) -> Client {
+    let mut config = db.cluster().config(db.name(), &db.backend_role());
+    let config = config.options(&format!("-c magic_link.{setting}={value}"));
+    config.connect(NoTls).unwrap()
+}
