@@ -62,6 +62,8 @@ With magic_link.revoke_previous the active tokens of the same address and event 
 NULL: expires_in means 600, or magic_link.max_expires_in where that is less; context means {}.
 Errors: 22004 for a NULL email; 22023 for an invalid address, lifetime or context; 23503 for an unknown organization or role; 25006 in a read-only transaction; OT008 where the address has magic_link.max_active_tokens active tokens, with a HINT that says when to try again.';
 
+-- A token is never written, nor by a large answer into a temporary file: 50,000 rows with the longest
+-- context take less than this.
 CREATE FUNCTION magic_link.create_one_time_tokens(
     emails text[],
     expires_in integer DEFAULT 600,
@@ -76,12 +78,13 @@ CREATE FUNCTION magic_link.create_one_time_tokens(
 RETURNS SETOF record
 LANGUAGE c VOLATILE SECURITY DEFINER
 SET search_path TO pg_catalog, pg_temp
+SET work_mem TO '1GB'
 AS 'MODULE_PATHNAME', 'magic_link_create_one_time_tokens';
 
 COMMENT ON FUNCTION magic_link.create_one_time_tokens(text[], integer, jsonb) IS
 'Issues a token for each address, all or none, and answers the row of create_one_time_token for each, in order.
 NULL: expires_in and context mean what they mean there.
-Errors: as there, and 22004 for a NULL address; 22023 for an array that is empty or has more than one dimension, and for an address that is there twice. What is wrong with one address names its place, such as emails[2].';
+Errors: as there, and 22004 for a NULL address; 22023 for an array that is empty, has more than one dimension or more than 50,000 addresses, and for an address that is there twice. What is wrong with one address names its place, such as emails[2], counted from 1.';
 
 CREATE FUNCTION magic_link.redeem_one_time_token(
     token text,
@@ -101,7 +104,7 @@ AS 'MODULE_PATHNAME', 'magic_link_redeem_one_time_token_0_2';
 
 COMMENT ON FUNCTION magic_link.redeem_one_time_token(text, text, text) IS
 'Verifies and consumes a token, finds or creates the user and joins the organizations named at issue, all or nothing, and answers one row: call it in FROM. A user whom it creates also joins the organizations of the address''s domain (organization_jit_email_domains). memberships is an array of {"organizationId", "status": "added" | "already_member" | "organization_missing", "roleIds": all roles that the member holds there now}.
-For magic_link.replay_window seconds the same token, address and event get the first answer again, with replayed true and nothing written, while the user is there.
+For magic_link.replay_window seconds whoever could have redeemed the token gets the first answer again, with replayed true and nothing written, while the user is there.
 interaction_event: the event that the token was created with; SignIn and ForgotPassword never create a user.
 NULL: interaction_event means none.
 Errors: OT001 not found, OT002 another address, OT003 consumed, OT004 revoked, OT005 expired, OT006 another interaction event, OT007 no such user; 22004 for another NULL; 22023 for an invalid address or event; 25006 in a read-only transaction. After an error the token is as it was, and an error of a trigger arrives as it was raised.';
@@ -194,18 +197,14 @@ COMMENT ON FUNCTION magic_link.delete_one_time_token(uuid) IS
 'Deletes a token''s row, whatever its status, and answers whether there was one.
 Errors: 22004 for NULL; 25006 in a read-only transaction.';
 
--- Left to estimates, a plan made while the ledger was small would be kept when it is not: by the
--- primary key alone, and by nothing that would have to read or sort the rest.
 CREATE FUNCTION magic_link.purge_one_time_tokens(
     retention interval DEFAULT '30 days',
     batch_size integer DEFAULT 10000)
 RETURNS bigint
 LANGUAGE c VOLATILE SECURITY DEFINER
 SET search_path TO pg_catalog, pg_temp
-SET enable_seqscan TO off
-SET enable_bitmapscan TO off
 AS 'MODULE_PATHNAME', 'magic_link_purge_one_time_tokens';
 
 COMMENT ON FUNCTION magic_link.purge_one_time_tokens(interval, integer) IS
 'Deletes the tokens that ended (were consumed or revoked, or expired) longer than retention ago, and answers how many they were. It goes through the ledger by its primary key, oldest first, batch_size rows at a time, as far as a token may be old enough; a row that is locked is left for the next time.
-Errors: 22004 for NULL; 22023 for a negative retention, or a batch_size below 1; 25006 in a read-only transaction.';
+Errors: 22004 for NULL; 22023 for a negative retention, or a batch_size below 1; 22008 for a retention that leads out of the calendar; 25006 in a read-only transaction.';

@@ -32,7 +32,7 @@ CREATE INDEX organization_jit_email_domains_email_domain_idx
     ON magic_link.organization_jit_email_domains (email_domain);
 
 COMMENT ON TABLE magic_link.organization_jit_email_domains IS
-'The e-mail domains of an organization: a user created with such an address joins it, with its default roles.';
+'The e-mail domains of an organization: a user whom redeeming creates with such an address joins it, with its default roles.';
 COMMENT ON COLUMN magic_link.organization_jit_email_domains.organization_id IS 'The organization.';
 COMMENT ON COLUMN magic_link.organization_jit_email_domains.email_domain IS 'What follows the @, in lower-case ASCII (IDNA) and with no part left out: a subdomain is another domain.';
 
@@ -53,6 +53,44 @@ COMMENT ON COLUMN magic_link.one_time_token_status.revoked_by IS 'The role that 
 COMMENT ON COLUMN magic_link.one_time_token_status.failed_attempts IS 'How often try_redeem_one_time_token was called with another address while the token was active.';
 COMMENT ON COLUMN magic_link.one_time_token_status.user_created IS 'Whether redeeming the token created the user; kept for magic_link.replay_window, NULL without it.';
 COMMENT ON COLUMN magic_link.one_time_token_status.memberships IS 'The memberships that redeeming the token answered; kept for magic_link.replay_window, NULL without it.';
+
+CREATE OR REPLACE VIEW magic_link.session_switch AS
+WITH session (email, prompt, replayed_since) AS MATERIALIZED (
+    SELECT CASE WHEN pg_catalog.btrim(setting.email, E' \t\n\f\r') OPERATOR(pg_catalog.<>) ''
+                THEN magic_link.normalize_email(setting.email) END,
+           NULLIF(setting.prompt, ''),
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) setting.replay_window::pg_catalog.interval
+      FROM (SELECT pg_catalog.current_setting('magic_link.session_email', true),
+                   pg_catalog.current_setting('magic_link.prompt', true),
+                   NULLIF(pg_catalog.current_setting('magic_link.replay_window', true), '')) AS setting (email, prompt, replay_window)
+)
+SELECT t.token_id, t.token_email, t.status, t.interaction_event, t.session_email, t.prompt, d.decision,
+       CASE d.decision WHEN 'refuse' THEN t.outcome END AS reason
+  FROM (SELECT s.id AS token_id, s.email AS token_email, s.status, s.interaction_event,
+               session.email AS session_email, session.prompt,
+               CASE
+                   WHEN s.status OPERATOR(pg_catalog.=) 'consumed' AND s.memberships IS NOT NULL
+                        AND s.consumed_at OPERATOR(pg_catalog.>) session.replayed_since
+                        AND s.consumed_by OPERATOR(pg_catalog.=) u.id::pg_catalog.text
+                       THEN 'ok'
+                   WHEN s.status OPERATOR(pg_catalog.<>) 'active' THEN pg_catalog.concat('token_', s.status)
+                   WHEN u.id IS NULL AND s.interaction_event OPERATOR(pg_catalog.=) ANY ('{SignIn,ForgotPassword}')
+                       THEN 'user_not_found'
+                   ELSE 'ok'
+               END AS outcome
+          FROM magic_link.one_time_token_status AS s
+         CROSS JOIN session
+          LEFT JOIN magic_link.users AS u ON u.email OPERATOR(pg_catalog.=) s.email) AS t
+ CROSS JOIN LATERAL (
+       SELECT CASE
+                  WHEN t.status OPERATOR(pg_catalog.=) 'consumed'
+                       AND t.session_email OPERATOR(pg_catalog.=) t.token_email THEN 'continue'
+                  WHEN t.outcome OPERATOR(pg_catalog.<>) 'ok' THEN 'refuse'
+                  WHEN t.session_email IS NULL THEN 'redeem'
+                  WHEN t.session_email OPERATOR(pg_catalog.=) t.token_email THEN 'redeem'
+                  WHEN 'login' OPERATOR(pg_catalog.=) ANY (pg_catalog.string_to_array(t.prompt, ' ')) THEN 'switch'
+                  ELSE 'ask'
+              END) AS d (decision);
 
 CREATE VIEW magic_link.one_time_token_activity AS
 SELECT h.hour, t.issued, t.redeemed, t.refused_attempts, t.revoked, t.expired_unused, t.median_seconds
@@ -111,12 +149,13 @@ CREATE FUNCTION magic_link.create_one_time_tokens(
 RETURNS SETOF record
 LANGUAGE c VOLATILE SECURITY DEFINER
 SET search_path TO pg_catalog, pg_temp
+SET work_mem TO '1GB'
 AS 'MODULE_PATHNAME', 'magic_link_create_one_time_tokens';
 
 COMMENT ON FUNCTION magic_link.create_one_time_tokens(text[], integer, jsonb) IS
 'Issues a token for each address, all or none, and answers the row of create_one_time_token for each, in order.
 NULL: expires_in and context mean what they mean there.
-Errors: as there, and 22004 for a NULL address; 22023 for an array that is empty or has more than one dimension, and for an address that is there twice. What is wrong with one address names its place, such as emails[2].';
+Errors: as there, and 22004 for a NULL address; 22023 for an array that is empty, has more than one dimension or more than 50,000 addresses, and for an address that is there twice. What is wrong with one address names its place, such as emails[2], counted from 1.';
 
 CREATE OR REPLACE FUNCTION magic_link.redeem_one_time_token(
     token text,
@@ -136,7 +175,7 @@ AS 'MODULE_PATHNAME', 'magic_link_redeem_one_time_token_0_2';
 
 COMMENT ON FUNCTION magic_link.redeem_one_time_token(text, text, text) IS
 'Verifies and consumes a token, finds or creates the user and joins the organizations named at issue, all or nothing, and answers one row: call it in FROM. A user whom it creates also joins the organizations of the address''s domain (organization_jit_email_domains). memberships is an array of {"organizationId", "status": "added" | "already_member" | "organization_missing", "roleIds": all roles that the member holds there now}.
-For magic_link.replay_window seconds the same token, address and event get the first answer again, with replayed true and nothing written, while the user is there.
+For magic_link.replay_window seconds whoever could have redeemed the token gets the first answer again, with replayed true and nothing written, while the user is there.
 interaction_event: the event that the token was created with; SignIn and ForgotPassword never create a user.
 NULL: interaction_event means none.
 Errors: OT001 not found, OT002 another address, OT003 consumed, OT004 revoked, OT005 expired, OT006 another interaction event, OT007 no such user; 22004 for another NULL; 22023 for an invalid address or event; 25006 in a read-only transaction. After an error the token is as it was, and an error of a trigger arrives as it was raised.';
@@ -216,13 +255,11 @@ CREATE FUNCTION magic_link.purge_one_time_tokens(
 RETURNS bigint
 LANGUAGE c VOLATILE SECURITY DEFINER
 SET search_path TO pg_catalog, pg_temp
-SET enable_seqscan TO off
-SET enable_bitmapscan TO off
 AS 'MODULE_PATHNAME', 'magic_link_purge_one_time_tokens';
 
 COMMENT ON FUNCTION magic_link.purge_one_time_tokens(interval, integer) IS
 'Deletes the tokens that ended (were consumed or revoked, or expired) longer than retention ago, and answers how many they were. It goes through the ledger by its primary key, oldest first, batch_size rows at a time, as far as a token may be old enough; a row that is locked is left for the next time.
-Errors: 22004 for NULL; 22023 for a negative retention, or a batch_size below 1; 25006 in a read-only transaction.';
+Errors: 22004 for NULL; 22023 for a negative retention, or a batch_size below 1; 22008 for a retention that leads out of the calendar; 25006 in a read-only transaction.';
 
 CREATE FUNCTION magic_link.change_privileges(role regrole, kind text, command text)
 RETURNS void
@@ -259,6 +296,15 @@ BEGIN
     -- As text a regrole is a quoted identifier.
     EXECUTE format(command, 'EXECUTE ON FUNCTION ' || functions, role);
     EXECUTE format(command, 'SELECT ON ' || views, role);
+    IF command LIKE 'REVOKE %' AND EXISTS (
+        SELECT FROM pg_proc AS p, aclexplode(p.proacl) AS a
+         WHERE p.pronamespace = 'magic_link'::regnamespace AND a.grantee = role
+           AND position(concat('magic_link.', p.proname, '(') IN functions) > 0)
+    THEN
+        RAISE WARNING USING ERRCODE = '01006',
+            MESSAGE = format('role %s keeps privileges that another role has granted', role),
+            HINT = 'See the access privileges in \df+ magic_link.*, and revoke them as that role.';
+    END IF;
     -- The way into the schema is closed behind the last right that the role has there, whoever gave it.
     IF command LIKE 'GRANT %' OR NOT EXISTS (
         SELECT FROM pg_proc AS p, aclexplode(p.proacl) AS a
@@ -300,23 +346,23 @@ SET search_path TO pg_catalog, pg_temp
 AS $$ BEGIN PERFORM magic_link.change_privileges(role, 'admin', 'REVOKE %s FROM %s'); END $$;
 
 COMMENT ON FUNCTION magic_link.change_privileges(regrole, text, text) IS
-'Not to be called: what grant_backend, revoke_backend, grant_admin and revoke_admin have in common.';
+'Not to be called: what grant_backend, revoke_backend, grant_admin and revoke_admin have in common. A role that may execute one of them needs EXECUTE on this, too.';
 
 COMMENT ON FUNCTION magic_link.grant_backend(regrole) IS
 'Grants a role what a backend needs and no more: USAGE on the schema, EXECUTE on the functions for a backend, SELECT on the view session_switch. It can be called again; after an update of the extension, call it for what is new.
 Errors: 22004 for NULL; 42704 for a role that does not exist; 42501 for a caller who may not grant.';
 
 COMMENT ON FUNCTION magic_link.revoke_backend(regrole) IS
-'Takes back what grant_backend grants; USAGE on the schema goes with the last right that the role has there. It can be called again.
-Errors: as grant_backend.';
+'Takes back what grant_backend grants; USAGE on the schema goes with the last right that the role has there. It can be called again. What another role has granted stays, with a warning, 01006.
+Errors: as grant_backend, and 2BP01 where the role has passed on what it was granted.';
 
 COMMENT ON FUNCTION magic_link.grant_admin(regrole) IS
 'Grants a role what a DBA needs who is no superuser, and no more: USAGE on the schema, EXECUTE on the functions that revoke, delete and purge, SELECT on the views one_time_token_status and one_time_token_activity. It can be called again; after an update of the extension, call it for what is new.
 Errors: as grant_backend.';
 
 COMMENT ON FUNCTION magic_link.revoke_admin(regrole) IS
-'Takes back what grant_admin grants; USAGE on the schema goes with the last right that the role has there. It can be called again.
-Errors: as grant_backend.';
+'Takes back what grant_admin grants, as revoke_backend does.
+Errors: as revoke_backend.';
 
 -- As in a fresh install. What somebody granted to PUBLIC since, on what was there, stays.
 REVOKE ALL ON FUNCTION

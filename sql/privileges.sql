@@ -41,6 +41,15 @@ BEGIN
     -- As text a regrole is a quoted identifier.
     EXECUTE format(command, 'EXECUTE ON FUNCTION ' || functions, role);
     EXECUTE format(command, 'SELECT ON ' || views, role);
+    IF command LIKE 'REVOKE %' AND EXISTS (
+        SELECT FROM pg_proc AS p, aclexplode(p.proacl) AS a
+         WHERE p.pronamespace = 'magic_link'::regnamespace AND a.grantee = role
+           AND position(concat('magic_link.', p.proname, '(') IN functions) > 0)
+    THEN
+        RAISE WARNING USING ERRCODE = '01006',
+            MESSAGE = format('role %s keeps privileges that another role has granted', role),
+            HINT = 'See the access privileges in \df+ magic_link.*, and revoke them as that role.';
+    END IF;
     -- The way into the schema is closed behind the last right that the role has there, whoever gave it.
     IF command LIKE 'GRANT %' OR NOT EXISTS (
         SELECT FROM pg_proc AS p, aclexplode(p.proacl) AS a
@@ -87,20 +96,20 @@ REVOKE ALL ON FUNCTION
     magic_link.grant_admin(regrole), magic_link.revoke_admin(regrole) FROM PUBLIC;
 
 COMMENT ON FUNCTION magic_link.change_privileges(regrole, text, text) IS
-'Not to be called: what grant_backend, revoke_backend, grant_admin and revoke_admin have in common.';
+'Not to be called: what grant_backend, revoke_backend, grant_admin and revoke_admin have in common. A role that may execute one of them needs EXECUTE on this, too.';
 
 COMMENT ON FUNCTION magic_link.grant_backend(regrole) IS
 'Grants a role what a backend needs and no more: USAGE on the schema, EXECUTE on the functions for a backend, SELECT on the view session_switch. It can be called again; after an update of the extension, call it for what is new.
 Errors: 22004 for NULL; 42704 for a role that does not exist; 42501 for a caller who may not grant.';
 
 COMMENT ON FUNCTION magic_link.revoke_backend(regrole) IS
-'Takes back what grant_backend grants; USAGE on the schema goes with the last right that the role has there. It can be called again.
-Errors: as grant_backend.';
+'Takes back what grant_backend grants; USAGE on the schema goes with the last right that the role has there. It can be called again. What another role has granted stays, with a warning, 01006.
+Errors: as grant_backend, and 2BP01 where the role has passed on what it was granted.';
 
 COMMENT ON FUNCTION magic_link.grant_admin(regrole) IS
 'Grants a role what a DBA needs who is no superuser, and no more: USAGE on the schema, EXECUTE on the functions that revoke, delete and purge, SELECT on the views one_time_token_status and one_time_token_activity. It can be called again; after an update of the extension, call it for what is new.
 Errors: as grant_backend.';
 
 COMMENT ON FUNCTION magic_link.revoke_admin(regrole) IS
-'Takes back what grant_admin grants; USAGE on the schema goes with the last right that the role has there. It can be called again.
-Errors: as grant_backend.';
+'Takes back what grant_admin grants, as revoke_backend does.
+Errors: as revoke_backend.';

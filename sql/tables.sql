@@ -109,7 +109,7 @@ COMMENT ON COLUMN magic_link.organization_jit_roles.organization_id IS 'The orga
 COMMENT ON COLUMN magic_link.organization_jit_roles.organization_role_id IS 'One of its default roles.';
 
 COMMENT ON TABLE magic_link.organization_jit_email_domains IS
-'The e-mail domains of an organization: a user created with such an address joins it, with its default roles.';
+'The e-mail domains of an organization: a user whom redeeming creates with such an address joins it, with its default roles.';
 COMMENT ON COLUMN magic_link.organization_jit_email_domains.organization_id IS 'The organization.';
 COMMENT ON COLUMN magic_link.organization_jit_email_domains.email_domain IS 'What follows the @, in lower-case ASCII (IDNA) and with no part left out: a subdomain is another domain.';
 
@@ -125,9 +125,9 @@ COMMENT ON COLUMN magic_link.organization_membership_roles.organization_id IS 'T
 COMMENT ON COLUMN magic_link.organization_membership_roles.user_id IS 'The member.';
 COMMENT ON COLUMN magic_link.organization_membership_roles.organization_role_id IS 'A role that the member holds there.';
 
--- The ledger. A row is written once and as a rule updated once; with more than half of each page left free at
--- first, the newer version (longer by who consumed it) always finds room in the same page, and no
--- index is touched.
+-- The ledger. A row is written once and as a rule updated once; with more than half of each page left
+-- free at first, the newer version (longer by who consumed it) finds room in the same page, and no
+-- index is touched. A second update, as with magic_link.replay_window, may have to leave the page.
 
 CREATE TABLE magic_link.one_time_tokens (
     id uuid,

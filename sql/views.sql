@@ -30,21 +30,28 @@ COMMENT ON COLUMN magic_link.one_time_token_status.failed_attempts IS 'How often
 COMMENT ON COLUMN magic_link.one_time_token_status.user_created IS 'Whether redeeming the token created the user; kept for magic_link.replay_window, NULL without it.';
 COMMENT ON COLUMN magic_link.one_time_token_status.memberships IS 'The memberships that redeeming the token answered; kept for magic_link.replay_window, NULL without it.';
 
--- The settings are read, and the address normalised, once for a query and not for each row.
+-- The settings are read, and the address normalised, once for a query and not for each row. What
+-- redeeming would answer again is redeemable, too.
 
 CREATE VIEW magic_link.session_switch AS
-WITH session (email, prompt) AS MATERIALIZED (
+WITH session (email, prompt, replayed_since) AS MATERIALIZED (
     SELECT CASE WHEN pg_catalog.btrim(setting.email, E' \t\n\f\r') OPERATOR(pg_catalog.<>) ''
                 THEN magic_link.normalize_email(setting.email) END,
-           NULLIF(setting.prompt, '')
+           NULLIF(setting.prompt, ''),
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) setting.replay_window::pg_catalog.interval
       FROM (SELECT pg_catalog.current_setting('magic_link.session_email', true),
-                   pg_catalog.current_setting('magic_link.prompt', true)) AS setting (email, prompt)
+                   pg_catalog.current_setting('magic_link.prompt', true),
+                   NULLIF(pg_catalog.current_setting('magic_link.replay_window', true), '')) AS setting (email, prompt, replay_window)
 )
 SELECT t.token_id, t.token_email, t.status, t.interaction_event, t.session_email, t.prompt, d.decision,
        CASE d.decision WHEN 'refuse' THEN t.outcome END AS reason
   FROM (SELECT s.id AS token_id, s.email AS token_email, s.status, s.interaction_event,
                session.email AS session_email, session.prompt,
                CASE
+                   WHEN s.status OPERATOR(pg_catalog.=) 'consumed' AND s.memberships IS NOT NULL
+                        AND s.consumed_at OPERATOR(pg_catalog.>) session.replayed_since
+                        AND s.consumed_by OPERATOR(pg_catalog.=) u.id::pg_catalog.text
+                       THEN 'ok'
                    WHEN s.status OPERATOR(pg_catalog.<>) 'active' THEN pg_catalog.concat('token_', s.status)
                    WHEN u.id IS NULL AND s.interaction_event OPERATOR(pg_catalog.=) ANY ('{SignIn,ForgotPassword}')
                        THEN 'user_not_found'
@@ -55,7 +62,7 @@ SELECT t.token_id, t.token_email, t.status, t.interaction_event, t.session_email
           LEFT JOIN magic_link.users AS u ON u.email OPERATOR(pg_catalog.=) s.email) AS t
  CROSS JOIN LATERAL (
        SELECT CASE
-                  WHEN t.outcome OPERATOR(pg_catalog.=) 'token_consumed'
+                  WHEN t.status OPERATOR(pg_catalog.=) 'consumed'
                        AND t.session_email OPERATOR(pg_catalog.=) t.token_email THEN 'continue'
                   WHEN t.outcome OPERATOR(pg_catalog.<>) 'ok' THEN 'refuse'
                   WHEN t.session_email IS NULL THEN 'redeem'

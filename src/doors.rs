@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 
-use pgrx::IntoDatum;
 use pgrx::datum::TimestampWithTimeZone;
+use pgrx::{IntoDatum, check_for_interrupts};
 
 use crate::context::{Context, InteractionEvent};
 use crate::email::Email;
@@ -244,25 +244,30 @@ fn email(call: &Call, position: usize) -> Result<Email, Failure> {
     Email::parse(raw).map_err(|why| Report::invalid("e-mail address", why).into())
 }
 
+/// More take memory in proportion, and time in which nothing else can be done.
+const MAX_EMAILS: usize = 50_000;
+
 /// Addresses, at least one and each once (22023), none of them NULL (22004).
 fn emails(call: &Call, position: usize) -> Result<Vec<Email>, Failure> {
-    let (texts, dimensions) = call.texts(position).ok_or_else(|| Report::null("emails"))?;
-    match dimensions {
-        0 => return Err(Report::invalid("emails", "The array is empty.").into()),
-        1 => {}
-        _ => {
-            return Err(Report::invalid("emails", "The array has more than one dimension.").into());
-        }
+    let array = call.texts(position).ok_or_else(|| Report::null("emails"))?;
+    let wrong = match (array.dimensions, array.len()) {
+        (0, _) => Some("The array is empty.".to_owned()),
+        (1, 0..=MAX_EMAILS) => None,
+        (1, _) => Some(format!("The array has more than {MAX_EMAILS} addresses.")),
+        _ => Some("The array has more than one dimension.".to_owned()),
+    };
+    if let Some(wrong) = wrong {
+        return Err(Report::invalid("emails", wrong).into());
     }
-    let mut places = HashMap::with_capacity(texts.len());
-    let mut emails = Vec::with_capacity(texts.len());
-    for (place, text) in texts.iter().enumerate() {
-        let text = text.as_deref();
-        let text = text.ok_or_else(|| Report::null(&format!("emails[{}]", place + 1)))?;
+    let mut places = HashMap::with_capacity(array.len());
+    let mut emails = Vec::with_capacity(array.len());
+    for (place, text) in (1..).zip(array.iter()) {
+        check_for_interrupts!();
+        let text = text.ok_or_else(|| Report::null(&format!("emails[{place}]")))?;
         let email = Email::parse(text)
             .map_err(|why| issuance::at(place, Report::invalid("e-mail address", why)))?;
         if let Some(first) = places.insert(email.clone(), place) {
-            let why = format!("It is the same address as emails[{}].", first + 1);
+            let why = format!("It is the same address as emails[{first}].");
             return Err(issuance::at(place, Report::invalid("emails", why)).into());
         }
         emails.push(email);

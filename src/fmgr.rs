@@ -5,14 +5,16 @@
 
 use std::ffi::{CStr, CString};
 
-use pgrx::array::RawArray;
 use pgrx::datum::Interval;
-use pgrx::fcinfo::{direct_function_call, direct_function_call_as_datum, pg_getarg};
+use pgrx::fcinfo::{
+    direct_function_call, direct_function_call_as_datum, pg_getarg, pg_getarg_datum,
+};
 use pgrx::{Array, FromDatum, IntoDatum, pg_sys};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::raise::{Failure, Report, SqlState, internal, or_throw};
+use crate::settings;
 
 /// Gives a function of so many arguments to PostgreSQL, under its name, or another, after `magic_link_`.
 macro_rules! door {
@@ -62,6 +64,7 @@ pub unsafe fn call(
             if (*fcinfo).nargs != arguments {
                 return Err(declared_otherwise());
             }
+            settings::check_client()?;
             body(&Call(fcinfo))
         });
         (*fcinfo).isnull = answer.is_none();
@@ -114,16 +117,17 @@ impl Call {
         unsafe { pg_getarg(self.0, position) }
     }
 
-    /// The text array argument at `position`, and how many dimensions it has.
-    pub fn texts(&self, position: usize) -> Option<(Vec<Option<String>>, usize)> {
-        // SAFETY: sql/functions.sql declares this argument as text[]; the array outlives the call, and
-        // its elements are copied.
-        let (texts, raw) = unsafe {
-            let array: Array<'_, &str> = pg_getarg(self.0, position)?;
-            let texts = array.iter().map(|text| text.map(str::to_owned)).collect();
-            (texts, RawArray::from_array(array)?)
-        };
-        Some((texts, raw.dims().len()))
+    /// The text array argument at `position`, None where it is NULL.
+    pub fn texts(&self, position: usize) -> Option<Texts<'_>> {
+        // SAFETY: sql/functions.sql declares this argument as text[]; the array outlives the call.
+        // array_ndims takes any array.
+        unsafe {
+            let array = pg_getarg_datum(self.0, position);
+            Some(Texts {
+                elements: pg_getarg(self.0, position)?,
+                dimensions: direct_function_call(pg_sys::array_ndims, &[array]).unwrap_or(0),
+            })
+        }
     }
 
     pub fn jsonb(&self, position: usize) -> Option<Jsonb> {
@@ -177,6 +181,24 @@ impl Call {
             }
         }
         Ok(None)
+    }
+}
+
+/// An array of texts.
+pub struct Texts<'c> {
+    elements: Array<'c, &'c str>,
+    /// 0 where it is empty.
+    pub dimensions: i32,
+}
+
+impl Texts<'_> {
+    pub fn len(&self) -> usize {
+        self.elements.len()
+    }
+
+    /// The elements in order, None for NULL.
+    pub fn iter(&self) -> impl Iterator<Item = Option<&str>> {
+        self.elements.iter()
     }
 }
 

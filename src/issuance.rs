@@ -137,13 +137,16 @@ fn too_many_active(full: &Full) -> Report {
         "the address has too many active one-time tokens",
     )
     .detail(format!("magic_link.max_active_tokens allows {limit}."))
-    .hint(format!("Try again in {} seconds.", full.seconds))
+    .hint(match full.seconds {
+        1 => "Try again in 1 second.".to_owned(),
+        seconds => format!("Try again in {seconds} seconds."),
+    })
 }
 
-/// Says which of several addresses a report is about, as SQL counts.
-pub fn at(place: usize, report: Report) -> Report {
+/// Says which of several addresses a report is about, counted from 1.
+pub fn at(place: i64, report: Report) -> Report {
     let detail = report.detail.as_deref().unwrap_or_default();
-    let detail = format!("emails[{}]: {detail}", place + 1);
+    let detail = format!("emails[{place}]: {detail}");
     report.detail(detail)
 }
 

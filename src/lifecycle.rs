@@ -7,7 +7,8 @@ use crate::context::InteractionEvent;
 use crate::email::Email;
 use crate::fmgr::pg_uuid;
 use crate::ledger::without_row;
-use crate::raise::{Failure, Report, internal};
+use crate::raise::{Failure, Report, SqlState, internal};
+use crate::settings;
 use crate::statements::{Parameters, Spi, statements};
 use crate::system::Moment;
 use crate::token;
@@ -26,12 +27,13 @@ statements! {
          WHERE t.id = $1 AND t.consumed_at IS NULL AND t.revoked_at IS NULL
            AND t.expires_at > pg_catalog.clock_timestamp()";
 
+    // now(), which an index can use, is never later than the clock.
     REVOKE_ALL(TEXTARRAYOID, BOOLOID, TEXTOID, TEXTOID) = c"
         UPDATE magic_link.one_time_tokens AS t
            SET revoked_at = pg_catalog.clock_timestamp(), revoked_by = COALESCE($4, SESSION_USER)
          WHERE t.email = ANY ($1) AND ($2 OR t.interaction_event IS NOT DISTINCT FROM $3)
            AND t.consumed_at IS NULL AND t.revoked_at IS NULL
-           AND t.expires_at > pg_catalog.clock_timestamp()";
+           AND t.expires_at > pg_catalog.now() AND t.expires_at > pg_catalog.clock_timestamp()";
 
     STATUS(UUIDOID) = c"
         SELECT s.status FROM magic_link.one_time_token_status AS s WHERE s.id = $1";
@@ -84,10 +86,14 @@ pub fn lock_addresses(spi: &Spi, emails: &[Email]) -> Result<(), Failure> {
 pub fn revoke(spi: &Spi, id: Uuid) -> Result<Option<String>, Failure> {
     let token = || Parameters::of(pg_uuid(id));
     spi.execute(&REVOKE, token()).map_err(without_row)?;
-    match spi.row(&STATUS, token())? {
-        Some(row) => row.required(1).map(Some),
-        None => Ok(None),
+    let Some(row) = spi.row(&STATUS, token())? else {
+        return unknown(spi, id).map(|()| None);
+    };
+    let status: String = row.required(1)?;
+    if status == "active" {
+        return Err(Report::suppressed("one_time_tokens").into());
     }
+    Ok(Some(status))
 }
 
 /// Revokes the active tokens of addresses that are locked, and answers how many they were.
@@ -109,15 +115,29 @@ pub fn revoke_all(
         .and(any)
         .and(event)
         .and(setting);
-    spi.execute_on_latest(&REVOKE_ALL, tokens)
-        .map_err(without_row)
+    settings::by_index(|| spi.execute_on_latest(&REVOKE_ALL, tokens)).map_err(without_row)
 }
 
 /// Deletes a token's row, and answers whether there was one.
 pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
     let token = Parameters::of(pg_uuid(id));
-    let deleted = spi.execute(&DELETE, token).map_err(without_row)?;
-    Ok(deleted > 0)
+    let deleted = spi.execute(&DELETE, token).map_err(without_row)? > 0;
+    if !deleted {
+        unknown(spi, id)?;
+    }
+    Ok(deleted)
+}
+
+/// 40001 where a token is unknown only because it was issued after the transaction's snapshot.
+fn unknown(spi: &Spi, id: Uuid) -> Result<(), Failure> {
+    if spi
+        .latest_row(&STATUS, Parameters::of(pg_uuid(id)))?
+        .is_none()
+    {
+        return Ok(());
+    }
+    let message = "could not serialize access due to concurrent insert of the one-time token";
+    Err(Report::new(SqlState::SERIALIZATION_FAILURE, message).into())
 }
 
 /// What ended before this moment may be purged.
@@ -160,7 +180,7 @@ pub fn purge(cutoff: &Cutoff, batch_size: BatchSize) -> Result<i64, Failure> {
             .and(pg_uuid(end))
             .and(cutoff.0)
             .and(batch_size.0);
-        let row = spi.row(&PURGE, batch).map_err(without_row)?;
+        let row = settings::by_index(|| spi.row(&PURGE, batch)).map_err(without_row)?;
         let row = row.ok_or_else(|| internal("PURGE"))?;
         let found: i64 = row.required(2)?;
         purged += row.required::<i64>(3)?;
@@ -171,6 +191,7 @@ pub fn purge(cutoff: &Cutoff, batch_size: BatchSize) -> Result<i64, Failure> {
     }
 }
 
-fn texts(emails: &[Email]) -> Vec<&str> {
+/// For a parameter.
+pub fn texts(emails: &[Email]) -> Vec<&str> {
     emails.iter().map(Email::as_str).collect()
 }

@@ -51,6 +51,7 @@ impl SqlState {
     pub const FOREIGN_KEY_VIOLATION: Self = Self::new("23503");
     pub const TRIGGERED_DATA_CHANGE_VIOLATION: Self = Self::new("27000");
     pub const SERIALIZATION_FAILURE: Self = Self::new("40001");
+    pub const INSUFFICIENT_PRIVILEGE: Self = Self::new("42501");
     pub const INVALID_FUNCTION_DEFINITION: Self = Self::new("42P13");
     pub const OUT_OF_MEMORY: Self = Self::new("53200");
     pub const IO_ERROR: Self = Self::new("58030");

@@ -1,10 +1,11 @@
 //! The settings, and how a call overrides some of them for its own length.
 
 use std::ffi::{CStr, CString, c_int};
+use std::sync::OnceLock;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgLogLevel, pg_sys};
 
-use crate::raise::{Failure, Report};
+use crate::raise::{Failure, Report, SqlState};
 
 /// As PostgreSQL shows it, 7 days.
 const DEFAULT_MAX_EXPIRES_IN: i32 = 604_800;
@@ -21,25 +22,24 @@ static SESSION_EMAIL_VALUE: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c""));
 static PROMPT_VALUE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
-/// Those that guard security, and what each is where nobody has set it.
-const GUARDED: &[(&CStr, &CStr)] = &[
-    (c"magic_link.max_expires_in", c"604800"),
-    (c"magic_link.revoke_previous", c"off"),
-    (c"magic_link.max_active_tokens", c"0"),
-    (c"magic_link.max_failed_attempts", c"5"),
-    (c"magic_link.replay_window", c"0"),
+/// Those that guard security.
+const GUARDED: [&CStr; 5] = [
+    c"magic_link.max_expires_in",
+    c"magic_link.revoke_previous",
+    c"magic_link.max_active_tokens",
+    c"magic_link.max_failed_attempts",
+    c"magic_link.replay_window",
 ];
+
+/// The guarded setting that the client asked for as it connected and was not given, if there is one.
+static WITHHELD: OnceLock<&CStr> = OnceLock::new();
 
 /// Defines the settings; called when the library is loaded.
 pub fn define() {
-    let was_set: Vec<_> = GUARDED
-        .iter()
-        .filter(|(name, _)| value(name).is_some())
-        .collect();
-    define_security_settings();
-    let lost = |(name, default): &(&CStr, &CStr)| value(name).as_deref() == Some(*default);
-    if was_set.into_iter().any(lost) {
-        read_again();
+    let asked = GUARDED.into_iter().filter(is_by_client).collect::<Vec<_>>();
+    define_guarded_settings();
+    if let Some(name) = asked.into_iter().find(|name| !is_by_client(name)) {
+        WITHHELD.get_or_init(|| name);
     }
     GucRegistry::define_string_guc(
         SESSION_EMAIL,
@@ -61,63 +61,47 @@ pub fn define() {
     unsafe { pg_sys::MarkGUCPrefixReserved(c"magic_link".as_ptr()) };
 }
 
-/// The value of a setting; None where the server knows of none.
-fn value(name: &CStr) -> Option<CString> {
-    // SAFETY: the name is zero-terminated; the value is null, or a string that is copied at once.
-    unsafe {
-        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
-        (!value.is_null()).then(|| CStr::from_ptr(value).to_owned())
-    }
-}
-
-/// Has the server read again what its files, its database and its role say of the settings.
+/// 42501 where the client asked, as it connected, for what it may not set.
 ///
-/// Until the library is loaded PostgreSQL takes any value from anybody. What a client asks for as it
-/// connects stands before all these; when the library is loaded and the client may not set it, it is
-/// dropped, and the setting would be as if nobody had ever set it.
-fn read_again() {
-    unsafe extern "C-unwind" {
-        fn ApplySetting(
-            snapshot: pg_sys::Snapshot,
-            databaseid: pg_sys::Oid,
-            roleid: pg_sys::Oid,
-            relsetting: pg_sys::Relation,
-            source: pg_sys::GucSource::Type,
-        );
-    }
-    /// The same in every version of PostgreSQL.
-    const PG_DB_ROLE_SETTING: u32 = 2964;
-    use pg_sys::GucSource::{PGC_S_DATABASE, PGC_S_DATABASE_USER, PGC_S_GLOBAL, PGC_S_USER};
-    // SAFETY: as PostgreSQL does at SIGHUP, and as a session begins; the table is read within a
-    // transaction, and the snapshot is registered as long as it is used. A value that stands
-    // is not replaced by one of a source that comes behind its own.
+/// Until the library is loaded PostgreSQL takes any value for its settings, and what a client asks for
+/// in place of what the server's files, the database and the role say. When the library comes it
+/// withholds the value, but what the others said is lost. So whoever tries that is served nothing.
+pub fn check_client() -> Result<(), Failure> {
+    let Some(name) = WITHHELD.get() else {
+        return Ok(());
+    };
+    let message = format!(
+        "permission denied to set parameter \"{}\"",
+        name.to_string_lossy()
+    );
+    Err(Report::new(SqlState::INSUFFICIENT_PRIVILEGE, message)
+        .hint("Connect without asking for it.")
+        .into())
+}
+
+/// Whether a setting, which need not be defined yet, is as the client asked for when it connected.
+fn is_by_client(name: &&CStr) -> bool {
+    // SAFETY: as many pointers to settings of the server as it says, each with a zero-terminated name;
+    // nothing defines another one while we look. A backend has one thread.
     unsafe {
-        if !pg_sys::IsUnderPostmaster || !pg_sys::IsTransactionState() {
-            return;
-        }
-        pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
-        let (table, database, nobody) = (
-            pg_sys::Oid::from(PG_DB_ROLE_SETTING),
-            pg_sys::MyDatabaseId,
-            pg_sys::InvalidOid,
-        );
-        let role = pg_sys::GetAuthenticatedUserId();
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as c_int);
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetCatalogSnapshot(table));
-        for (database, role, source) in [
-            (database, role, PGC_S_DATABASE_USER),
-            (nobody, role, PGC_S_USER),
-            (database, nobody, PGC_S_DATABASE),
-            (nobody, nobody, PGC_S_GLOBAL),
-        ] {
-            ApplySetting(snapshot, database, role, relation, source);
-        }
-        pg_sys::UnregisterSnapshot(snapshot);
-        pg_sys::table_close(relation, pg_sys::AccessShareLock as c_int);
+        #[cfg(feature = "pg15")]
+        let (variables, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
+        #[cfg(not(feature = "pg15"))]
+        let (variables, count) = {
+            let mut count = 0;
+            (pg_sys::get_guc_variables(&mut count), count)
+        };
+        std::slice::from_raw_parts(variables, count as usize)
+            .iter()
+            .any(|variable| {
+                let variable = &**variable;
+                variable.reset_source == pg_sys::GucSource::PGC_S_CLIENT
+                    && CStr::from_ptr(variable.name) == *name
+            })
     }
 }
 
-fn define_security_settings() {
+fn define_guarded_settings() {
     const WHO: &CStr = c"Only a superuser, or a role granted SET on it, may change it.";
     let define_integer = |name, description, setting, least, unit| {
         let context = GucContext::Suset;
@@ -207,11 +191,29 @@ pub fn with_session<T>(
     prompt: Option<&str>,
     body: impl FnOnce() -> Result<T, Failure>,
 ) -> Result<T, Failure> {
+    let prompt = prompt.map(|prompt| (PROMPT, prompt));
+    let session = [(SESSION_EMAIL, session_email)].into_iter().chain(prompt);
+    with(session, body)
+}
+
+/// Runs `body` with statements planned to find their rows by an index. A plan made while a table is
+/// small would read all of it, and be kept when it has grown.
+pub fn by_index<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    with(
+        [(c"enable_seqscan", "off"), (c"enable_bitmapscan", "off")],
+        body,
+    )
+}
+
+/// Runs `body` with settings of its own.
+fn with<'s, T>(
+    settings: impl IntoIterator<Item = (&'s CStr, &'s str)>,
+    body: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
     // SAFETY: the level is closed below, or, after a failure, by the end of the transaction.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
-    set_for_level(SESSION_EMAIL, session_email)?;
-    if let Some(prompt) = prompt {
-        set_for_level(PROMPT, prompt)?;
+    for (name, value) in settings {
+        set_for_level(name, value)?;
     }
     let answer = body()?;
     // SAFETY: the level that was opened above; its settings go back to what they were.
@@ -221,7 +223,7 @@ pub fn with_session<T>(
 
 fn set_for_level(name: &CStr, value: &str) -> Result<(), Failure> {
     let value = CString::new(value).map_err(|error| Report::invalid("setting", error))?;
-    // SAFETY: a setting of ours, which any role may set; the strings are zero-terminated and copied.
+    // SAFETY: a setting that any role may set; the strings are zero-terminated and copied.
     unsafe {
         pg_sys::set_config_option(
             name.as_ptr(),

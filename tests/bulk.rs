@@ -130,6 +130,22 @@ fn one_that_cannot_be_issued_is_none_issued() {
 }
 
 /// A trigger of the application can keep a row from being written, which is not a token less.
+/// More would take memory and time without bound.
+#[test]
+fn an_array_has_at_most_50_000_addresses() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    let mut wanted = addresses(50_000);
+    wanted.push("one@too.many".to_owned());
+    let error = backend
+        .create_all(&borrowed(&wanted), "{}")
+        .refused("22023");
+    assert!(error.detail().unwrap().contains("50000"), "{error:?}");
+    wanted.pop();
+    let issued = backend.create_all(&borrowed(&wanted), "{}").unwrap();
+    assert_eq!(issued.len(), wanted.len());
+}
+
 #[test]
 fn a_row_that_is_suppressed_is_none_issued() {
     let db = Database::new();

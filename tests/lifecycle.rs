@@ -318,6 +318,39 @@ fn a_change_with_an_older_snapshot_is_to_be_tried_again() {
     }
 }
 
+/// What the transaction should not see is not unknown either.
+#[test]
+fn a_newer_token_than_the_snapshot_is_to_be_tried_again() {
+    let db = Database::new();
+    for level in ["REPEATABLE READ", "SERIALIZABLE"] {
+        for change in [REVOKE, DELETE] {
+            let mut admin = db.admin();
+            let begin = format!(
+                "BEGIN ISOLATION LEVEL {level}; SELECT FROM magic_link.one_time_token_status"
+            );
+            admin.batch_execute(&begin).unwrap();
+            let token = issue(&db);
+            change(&mut admin, &token).refused("40001");
+            admin.batch_execute("ROLLBACK").unwrap();
+            assert_eq!(status_of(&db, &token), "active", "{level}");
+        }
+    }
+}
+
+/// A trigger of the application's may keep the row as it was, but not in silence.
+#[test]
+fn a_revocation_that_is_suppressed_is_an_error() {
+    let db = Database::new();
+    let token = issue(&db);
+    db.sql(
+        "CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+         CREATE TRIGGER suppress BEFORE UPDATE ON magic_link.one_time_tokens
+         FOR EACH ROW EXECUTE FUNCTION suppress()",
+    );
+    REVOKE(&mut db.admin(), &token).refused("27000");
+    assert_eq!(status_of(&db, &token), "active");
+}
+
 /// By address the newest tokens count, which is the point of it: one that the transaction should not
 /// see is 40001, and one that it sees no longer active is left alone.
 #[test]

@@ -681,55 +681,60 @@ fn a_role_that_was_granted_a_setting_can_change_it() {
     }
 }
 
-/// What a client asks for as it connects comes before the database's own settings, and is not taken:
-/// that must not leave the setting as if nobody had set it.
+/// What a client asks for as it connects comes before what others have set, also while the library is
+/// not loaded and nobody can say whether it may. It is not given it, and it cannot work without either.
 #[test]
 fn a_backend_cannot_undo_them_as_it_connects() {
     for (setting, value, opposite) in SETTINGS {
         let db = Database::new();
-        let (role, name) = (db.backend_role(), db.name());
-        for whom in [
-            format!("DATABASE {name}"),
-            format!("ROLE {role}"),
-            format!("ROLE {role} IN DATABASE {name}"),
-        ] {
-            db.sql(&format!(
-                "ALTER {whom} SET magic_link.{setting} = '{value}'"
-            ));
-            let mut backend = connect_with(&db, setting, opposite);
-            assert!(stands(&db, &mut backend, setting), "{whom} {setting}");
-            backend.batch_execute("RESET ALL").unwrap();
-            assert!(stands(&db, &mut backend, setting), "{whom} {setting}");
-            // Nor by undoing the transaction in which the library was loaded.
-            let mut backend = connect_with(&db, setting, opposite);
-            backend.batch_execute("BEGIN").unwrap();
-            backend.create(EVE, "{}").unwrap();
-            backend.batch_execute("ROLLBACK").unwrap();
-            assert!(stands(&db, &mut backend, setting), "{whom} {setting}");
-            db.sql(&format!("ALTER {whom} RESET magic_link.{setting}"));
+        db.set(setting, value);
+        let mut backend = connect_with(&db, setting, opposite);
+        for _ in 0..2 {
+            let error = backend.create(ADA, "{}").refused("42501");
+            assert!(error.message().contains(setting), "{error:?}");
+            backend.batch_execute("DISCARD ALL").unwrap();
         }
+        // Nor by undoing the transaction in which the library was loaded.
+        let mut backend = connect_with(&db, setting, opposite);
+        backend.batch_execute("BEGIN").unwrap();
+        backend.check_in(None, "0", ADA).refused("42501");
+        backend.batch_execute("ROLLBACK").unwrap();
+        backend.create(ADA, "{}").refused("42501");
+        // The others go on, and so does who only tries to change them later, in vain.
+        let mut backend = db.backend();
+        let _ = backend.batch_execute(&format!("SET magic_link.{setting} = '{opposite}'"));
+        assert!(stands(&db, &mut backend, setting), "{setting}");
     }
 }
 
 /// Also where the library is preloaded for each session: that is after what the client asked for was taken.
 #[test]
-fn a_backend_cannot_undo_the_servers_configuration_as_it_connects() {
+fn a_backend_cannot_undo_them_where_the_library_is_preloaded() {
     let (setting, value, opposite) = SETTINGS[0];
-    let configured = format!("magic_link.{setting}");
-    for preload in ["", "magic_link"] {
-        for in_the_file in [true, false] {
-            let mut settings = vec![("session_preload_libraries", preload)];
-            settings.extend(in_the_file.then_some((configured.as_str(), value)));
-            let cluster = Cluster::start(&settings);
-            let db = Database::of(&cluster);
-            if !in_the_file {
-                db.set(setting, value);
-            }
-            assert!(stands(&db, &mut db.backend(), setting), "{settings:?}");
-            let mut backend = connect_with(&db, setting, opposite);
-            assert!(stands(&db, &mut backend, setting), "{settings:?}");
-        }
-    }
+    let cluster = Cluster::start(&[("session_preload_libraries", "magic_link")]);
+    let db = Database::of(&cluster);
+    db.set(setting, value);
+    assert!(stands(&db, &mut db.backend(), setting));
+    connect_with(&db, setting, opposite)
+        .create(ADA, "{}")
+        .refused("42501");
+}
+
+/// Who may set them may do so as it connects.
+#[test]
+fn a_role_that_was_granted_a_setting_can_ask_for_it_as_it_connects() {
+    let db = Database::new();
+    let (setting, value, opposite) = SETTINGS[0];
+    db.set(setting, value);
+    let grant = format!("SET ON PARAMETER magic_link.{setting}");
+    let role = db.backend_role();
+    db.sql(&format!("LOAD 'magic_link'; GRANT {grant} TO {role}"));
+    assert!(!stands(
+        &db,
+        &mut connect_with(&db, setting, opposite),
+        setting
+    ));
+    db.sql(&format!("LOAD 'magic_link'; REVOKE {grant} FROM {role}"));
 }
 
 /// A backend that asks for a value of its own as it connects.

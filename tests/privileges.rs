@@ -1,6 +1,8 @@
 //! Who may do what: a backend role does its whole work and reaches no table; nobody else does anything.
 
-use magic_link_harness::postgres::Client;
+use std::sync::mpsc;
+
+use magic_link_harness::postgres::{Client, NoTls};
 use magic_link_harness::{Calls, Database, Refused};
 use serde_json::json;
 
@@ -551,8 +553,21 @@ fn what_somebody_else_granted_stays() {
         ))
         .unwrap();
     let before = list(&db, ACLS);
-    db.sql(&format!("SELECT magic_link.grant_backend('{role}')"));
-    db.sql(&format!("SELECT magic_link.revoke_backend('{role}')"));
+    let (sender, warnings) = mpsc::channel();
+    let mut superuser = db
+        .cluster()
+        .config(db.name(), "postgres")
+        .notice_callback(move |notice| sender.send(notice).unwrap())
+        .connect(NoTls)
+        .unwrap();
+    let mut run = |statement: String| superuser.batch_execute(&statement).unwrap();
+    run(format!("SELECT magic_link.grant_backend('{role}')"));
+    run(format!("SELECT magic_link.revoke_admin('{role}')"));
+    assert!(warnings.try_recv().is_err());
+    run(format!("SELECT magic_link.revoke_backend('{role}')"));
+    let warning = warnings.try_recv().unwrap();
+    assert_eq!(warning.code().code(), "01006");
+    assert!(warning.message().contains(&role), "{warning:?}");
     let call = "SELECT magic_link.normalize_email('a@b')";
     db.connect_as(&role).query(call, &[]).unwrap();
     // The superuser's own grant of USAGE stays beside it: the way is closed behind the last right.
