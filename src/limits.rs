@@ -31,8 +31,8 @@ pub struct Full {
     pub seconds: i64,
 }
 
-/// Makes room for one more token of each address, for good: others who make room for one of these
-/// addresses wait for the end of the transaction.
+/// Makes room for one more token of each address. Others who make room for one of them wait until the
+/// end of the transaction, so that it is not taken twice.
 pub fn make_room(
     spi: &Spi,
     emails: &[Email],

@@ -93,11 +93,11 @@ fn is_by_client(name: &&CStr) -> bool {
         };
         std::slice::from_raw_parts(variables, count as usize)
             .iter()
-            .any(|variable| {
-                let variable = &**variable;
-                variable.reset_source == pg_sys::GucSource::PGC_S_CLIENT
-                    && CStr::from_ptr(variable.name) == *name
-            })
+            .map(|variable| &**variable)
+            .filter(|variable| variable.reset_source == pg_sys::GucSource::PGC_S_CLIENT)
+            .map(|variable| CStr::from_ptr(variable.name).to_bytes())
+            // As PostgreSQL compares them: a client may write them in any case.
+            .any(|asked| asked.eq_ignore_ascii_case(name.to_bytes()))
     }
 }
 

@@ -688,6 +688,9 @@ fn a_backend_cannot_undo_them_as_it_connects() {
     for (setting, value, opposite) in SETTINGS {
         let db = Database::new();
         db.set(setting, value);
+        connect_with(&db, &setting.to_uppercase(), opposite)
+            .create(ADA, "{}")
+            .refused("42501");
         let mut backend = connect_with(&db, setting, opposite);
         for _ in 0..2 {
             let error = backend.create(ADA, "{}").refused("42501");
