@@ -59,7 +59,7 @@ fn create_one_time_token(call: &Call) -> Result<Answer, Failure> {
         meaning: &meaning,
         context,
     };
-    let token = issuance::create(&Spi::connect()?, &email, &order)?;
+    let token = Spi::with(|spi| issuance::create(spi, &email, &order))?;
     call.row(issued(&token, &email, context)?)
 }
 
@@ -73,7 +73,7 @@ fn create_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
         meaning: &meaning,
         context,
     };
-    let tokens = issuance::create_all(&Spi::connect()?, &emails, &order)?;
+    let tokens = Spi::with(|spi| issuance::create_all(spi, &emails, &order))?;
     let addressed = tokens.iter().zip(&emails);
     call.rows(addressed.map(|(token, email)| issued(token, email, context)))
 }
@@ -120,7 +120,7 @@ fn session_switch_decision(call: &Call) -> Result<Answer, Failure> {
     let decision = match token {
         Some(token) => {
             let claim = Claim::new(&token, &email, None);
-            session_switch::decide(&Spi::connect()?, &claim, &session_email, call.text(3))?
+            Spi::with(|spi| session_switch::decide(spi, &claim, &session_email, call.text(3)))?
         }
         None => Refusal::TokenNotFound.into(),
     };
@@ -135,10 +135,10 @@ door!(revoke_one_time_token(1));
 fn revoke_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"revoke_one_time_token()");
     let id = call.required_uuid(0, "id")?;
-    match lifecycle::revoke(&Spi::connect()?, id)? {
-        Some(status) => Ok(status.into_datum()),
-        None => Err(Report::new(SqlState::NO_DATA, "no one-time token has this id").into()),
-    }
+    let status = Spi::with(|spi| lifecycle::revoke(spi, id))?;
+    let status =
+        status.ok_or_else(|| Report::new(SqlState::NO_DATA, "no one-time token has this id"))?;
+    Ok(status.into_datum())
 }
 
 door!(revoke_one_time_tokens(2));
@@ -150,9 +150,10 @@ fn revoke_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
         Some(event) => Events::Only(Some(event)),
         None => Events::Any,
     };
-    let spi = Spi::connect()?;
-    lifecycle::lock_addresses(&spi, &emails)?;
-    let revoked = lifecycle::revoke_all(&spi, &emails, events, Revoker::Role)?;
+    let revoked = Spi::with(|spi| {
+        lifecycle::lock_addresses(spi, &emails)?;
+        lifecycle::revoke_all(spi, &emails, events, Revoker::Role)
+    })?;
     Ok((revoked as i64).into_datum())
 }
 
@@ -160,7 +161,8 @@ door!(delete_one_time_token(1));
 fn delete_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"delete_one_time_token()");
     let id = call.required_uuid(0, "id")?;
-    Ok(lifecycle::delete(&Spi::connect()?, id)?.into_datum())
+    let deleted = Spi::with(|spi| lifecycle::delete(spi, id))?;
+    Ok(deleted.into_datum())
 }
 
 door!(purge_one_time_tokens(2));
@@ -169,7 +171,7 @@ fn purge_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
     let retention = call.interval(0).ok_or_else(|| Report::null("retention"))?;
     let rows = call.integer(1).ok_or_else(|| Report::null("batch_size"))?;
     let batch_size = BatchSize::new(rows)?;
-    let cutoff = Cutoff::new(&Spi::connect()?, retention)?;
+    let cutoff = Spi::with(|spi| Cutoff::new(spi, retention))?;
     Ok(lifecycle::purge(&cutoff, batch_size)?.into_datum())
 }
 
@@ -199,7 +201,7 @@ impl Claimant {
             return Ok(Err(Refusal::TokenNotFound));
         };
         let claim = Claim::new(token, &self.email, self.interaction_event.as_ref());
-        question(&Spi::connect()?, &claim)
+        Spi::with(|spi| question(spi, &claim))
     }
 }
 

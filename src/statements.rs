@@ -183,6 +183,13 @@ pub struct Spi {
 }
 
 impl Spi {
+    /// Runs `body` with a connection, which is closed before its answer goes anywhere: a datum made
+    /// while it is open is in memory that goes with it.
+    pub fn with<T>(body: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
+        let spi = Self::connect()?;
+        body(&spi)
+    }
+
     pub fn connect() -> Result<Self, Failure> {
         // SAFETY: called in a transaction, as every function is.
         if unsafe { pg_sys::SPI_connect() } != pg_sys::SPI_OK_CONNECT as c_int {
