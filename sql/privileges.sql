@@ -12,25 +12,26 @@ LANGUAGE plpgsql VOLATILE
 SET search_path TO pg_catalog, pg_temp
 AS $$
 DECLARE
-    functions CONSTANT text := CASE kind
-        WHEN 'backend' THEN 'magic_link.create_one_time_token(text, integer, jsonb),
-                             magic_link.create_one_time_tokens(text[], integer, jsonb),
-                             magic_link.redeem_one_time_token(text, text, text),
-                             magic_link.try_redeem_one_time_token(text, text, text),
-                             magic_link.check_one_time_token(text, text, text),
-                             magic_link.session_switch_decision(text, text, text, text),
-                             magic_link.compose_magic_link(text, text, text, jsonb, text, text),
-                             magic_link.normalize_email(text),
-                             magic_link.one_time_token_id(text)'
-        WHEN 'admin'   THEN 'magic_link.revoke_one_time_token(uuid),
-                             magic_link.revoke_one_time_tokens(text, text),
-                             magic_link.delete_one_time_token(uuid),
-                             magic_link.purge_one_time_tokens(interval, integer)'
+    functions CONSTANT regprocedure[] := CASE kind
+        WHEN 'backend' THEN ARRAY['magic_link.create_one_time_token(text, integer, jsonb)',
+                                  'magic_link.create_one_time_tokens(text[], integer, jsonb)',
+                                  'magic_link.redeem_one_time_token(text, text, text)',
+                                  'magic_link.try_redeem_one_time_token(text, text, text)',
+                                  'magic_link.check_one_time_token(text, text, text)',
+                                  'magic_link.session_switch_decision(text, text, text, text)',
+                                  'magic_link.compose_magic_link(text, text, text, jsonb, text, text)',
+                                  'magic_link.normalize_email(text)',
+                                  'magic_link.one_time_token_id(text)']
+        WHEN 'admin'   THEN ARRAY['magic_link.revoke_one_time_token(uuid)',
+                                  'magic_link.revoke_one_time_tokens(text, text)',
+                                  'magic_link.delete_one_time_token(uuid)',
+                                  'magic_link.purge_one_time_tokens(interval, integer)']
         END;
-    views CONSTANT text := CASE kind
-        WHEN 'backend' THEN 'magic_link.session_switch'
-        WHEN 'admin'   THEN 'magic_link.one_time_token_status, magic_link.one_time_token_activity'
+    views CONSTANT regclass[] := CASE kind
+        WHEN 'backend' THEN ARRAY['magic_link.session_switch']
+        WHEN 'admin'   THEN ARRAY['magic_link.one_time_token_status', 'magic_link.one_time_token_activity']
         END;
+    held oid[];
 BEGIN
     IF role IS NULL THEN
         RAISE EXCEPTION USING ERRCODE = 'null_value_not_allowed', MESSAGE = 'role must not be null';
@@ -38,30 +39,40 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = role) THEN
         RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = format('role %s does not exist', role);
     END IF;
-    -- As text a regrole is a quoted identifier.
-    EXECUTE format(command, 'EXECUTE ON FUNCTION ' || functions, role);
-    EXECUTE format(command, 'SELECT ON ' || views, role);
-    IF command LIKE 'REVOKE %' AND EXISTS (
-        SELECT FROM pg_proc AS p, aclexplode(p.proacl) AS a
+    -- As text these are quoted and qualified.
+    EXECUTE format(command, 'EXECUTE ON FUNCTION ' || array_to_string(functions, ', '), role);
+    EXECUTE format(command, 'SELECT ON ' || array_to_string(views, ', '), role);
+    -- All on which the role has a right of its own, whoever gave it.
+    held := ARRAY(
+        SELECT p.oid FROM pg_proc AS p, aclexplode(p.proacl) AS a
          WHERE p.pronamespace = 'magic_link'::regnamespace AND a.grantee = role
-           AND position(concat('magic_link.', p.proname, '(') IN functions) > 0)
+        UNION ALL
+        SELECT c.oid FROM pg_class AS c, aclexplode(c.relacl) AS a
+         WHERE c.relnamespace = 'magic_link'::regnamespace AND a.grantee = role
+        UNION ALL
+        SELECT c.oid FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS a
+         WHERE c.relnamespace = 'magic_link'::regnamespace AND a.grantee = role);
+    -- The way into the schema is closed behind the last of them.
+    IF command LIKE 'GRANT %' OR held = '{}' THEN
+        EXECUTE format(command, 'USAGE ON SCHEMA magic_link', role);
+    END IF;
+    -- PostgreSQL only warns whoever may grant a part of it, or revoke none.
+    IF command LIKE 'GRANT %' AND NOT (
+        has_schema_privilege(role, 'magic_link', 'USAGE')
+        AND (SELECT bool_and(has_function_privilege(role, f, 'EXECUTE')) FROM unnest(functions) AS f)
+        AND (SELECT bool_and(has_table_privilege(role, v, 'SELECT')) FROM unnest(views) AS v))
+    THEN
+        RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+            MESSAGE = format('permission denied to grant role %s all that it needs', role);
+    END IF;
+    IF command LIKE 'REVOKE %' AND (
+        held && (functions::oid[] || views::oid[])
+        OR held = '{}' AND EXISTS (SELECT FROM pg_namespace AS n, aclexplode(n.nspacl) AS a
+                                    WHERE n.nspname = 'magic_link' AND a.grantee = role))
     THEN
         RAISE WARNING USING ERRCODE = '01006',
             MESSAGE = format('role %s keeps privileges that another role has granted', role),
-            HINT = 'See the access privileges in \df+ magic_link.*, and revoke them as that role.';
-    END IF;
-    -- The way into the schema is closed behind the last right that the role has there, whoever gave it.
-    IF command LIKE 'GRANT %' OR NOT EXISTS (
-        SELECT FROM pg_proc AS p, aclexplode(p.proacl) AS a
-         WHERE p.pronamespace = 'magic_link'::regnamespace AND a.grantee = role
-        UNION ALL
-        SELECT FROM pg_class AS c, aclexplode(c.relacl) AS a
-         WHERE c.relnamespace = 'magic_link'::regnamespace AND a.grantee = role
-        UNION ALL
-        SELECT FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid, aclexplode(t.attacl) AS a
-         WHERE c.relnamespace = 'magic_link'::regnamespace AND a.grantee = role)
-    THEN
-        EXECUTE format(command, 'USAGE ON SCHEMA magic_link', role);
+            HINT = 'See the access privileges in \df+ magic_link.*, \dp magic_link.* and \dn+ magic_link, and revoke them as that role.';
     END IF;
 END
 $$;

@@ -41,7 +41,7 @@ WITH session (email, prompt, replayed_since) AS MATERIALIZED (
            pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) setting.replay_window::pg_catalog.interval
       FROM (SELECT pg_catalog.current_setting('magic_link.session_email', true),
                    pg_catalog.current_setting('magic_link.prompt', true),
-                   NULLIF(pg_catalog.current_setting('magic_link.replay_window', true), '')) AS setting (email, prompt, replay_window)
+                   pg_catalog.current_setting('magic_link.replay_window', true)) AS setting (email, prompt, replay_window)
 )
 SELECT t.token_id, t.token_email, t.status, t.interaction_event, t.session_email, t.prompt, d.decision,
        CASE d.decision WHEN 'refuse' THEN t.outcome END AS reason

@@ -9,7 +9,7 @@ use pgrx::datum::Interval;
 use pgrx::fcinfo::{
     direct_function_call, direct_function_call_as_datum, pg_getarg, pg_getarg_datum,
 };
-use pgrx::{Array, FromDatum, IntoDatum, pg_sys};
+use pgrx::{Array, FromDatum, IntoDatum, check_for_interrupts, pg_sys};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -169,6 +169,7 @@ impl Call {
             ((*result).setResult, (*result).setDesc)
         };
         for row in rows {
+            check_for_interrupts!();
             let mut columns = row?;
             // SAFETY: the set and the descriptor from above; the arrays have as many members as the
             // descriptor has columns, and are copied.

@@ -61,7 +61,7 @@ pub fn define() {
     unsafe { pg_sys::MarkGUCPrefixReserved(c"magic_link".as_ptr()) };
 }
 
-/// 42501 where the client asked, as it connected, for what it may not set.
+/// 42501 where the client asked, as it connected, for what it may not set, or what is no value.
 ///
 /// Until the library is loaded PostgreSQL takes any value for its settings, and what a client asks for
 /// in place of what the server's files, the database and the role say. When the library comes it
@@ -71,11 +71,11 @@ pub fn check_client() -> Result<(), Failure> {
         return Ok(());
     };
     let message = format!(
-        "permission denied to set parameter \"{}\"",
+        "the value that the connection asked for \"{}\" was refused",
         name.to_string_lossy()
     );
     Err(Report::new(SqlState::INSUFFICIENT_PRIVILEGE, message)
-        .hint("Connect without asking for it.")
+        .hint("Connect without asking for it, or with a value that is valid and that the role may set.")
         .into())
 }
 

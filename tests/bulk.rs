@@ -130,6 +130,22 @@ fn one_that_cannot_be_issued_is_none_issued() {
 }
 
 /// A trigger of the application can keep a row from being written, which is not a token less.
+/// Of several addresses that are full the first is named.
+#[test]
+fn the_first_full_address_is_named() {
+    let db = Database::new();
+    db.set("max_active_tokens", 1);
+    let mut backend = db.backend();
+    backend.create_all(&["b@x.y", "c@x.y"], "{}").unwrap();
+    let error = backend
+        .create_all(&["a@x.y", "c@x.y", "d@x.y", "b@x.y"], "{}")
+        .refused("OT008");
+    assert!(
+        error.detail().unwrap().starts_with("emails[2]: "),
+        "{error:?}"
+    );
+}
+
 /// More would take memory and time without bound.
 #[test]
 fn an_array_has_at_most_50_000_addresses() {

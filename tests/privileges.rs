@@ -583,6 +583,57 @@ fn what_somebody_else_granted_stays() {
     );
 }
 
+/// So with a view, and with the schema itself: who thinks that all is taken back is told that it is not.
+#[test]
+fn what_stays_is_said_whatever_it_is() {
+    for right in [
+        "SELECT ON magic_link.session_switch",
+        "SELECT (token_email) ON magic_link.session_switch",
+        "USAGE ON SCHEMA magic_link",
+    ] {
+        let db = Database::new();
+        let [role, other] = ["some", "other"].map(|kind| db.role(kind, "LOGIN"));
+        db.sql(&format!(
+            "GRANT USAGE ON SCHEMA magic_link TO {other} WITH GRANT OPTION;
+             GRANT {right} TO {other} WITH GRANT OPTION"
+        ));
+        db.connect_as(&other)
+            .batch_execute(&format!("GRANT {right} TO {role}"))
+            .unwrap();
+        let (sender, warnings) = mpsc::channel();
+        let mut superuser = db
+            .cluster()
+            .config(db.name(), "postgres")
+            .notice_callback(move |notice| sender.send(notice).unwrap())
+            .connect(NoTls)
+            .unwrap();
+        superuser
+            .batch_execute(&format!(
+                "SELECT magic_link.grant_backend('{role}'), magic_link.revoke_backend('{role}')"
+            ))
+            .unwrap();
+        let warning = warnings.try_recv().expect(right);
+        assert_eq!(warning.code().code(), "01006", "{right}");
+    }
+}
+
+/// Who may grant nothing of it, or only some, has not granted it.
+#[test]
+fn granting_in_part_is_refused() {
+    let db = Database::new();
+    let [role, other] = ["some", "other"].map(|kind| db.role(kind, "LOGIN"));
+    db.sql(&format!(
+        "SELECT magic_link.grant_backend('{other}');
+         GRANT EXECUTE ON FUNCTION magic_link.grant_backend(regrole), magic_link.change_privileges(regrole, text, text)
+            TO {other};
+         GRANT USAGE ON SCHEMA magic_link TO {other} WITH GRANT OPTION"
+    ));
+    let before = list(&db, ACLS);
+    let grant = format!("SELECT magic_link.grant_backend('{role}')");
+    db.connect_as(&other).batch_execute(&grant).refused("42501");
+    assert_eq!(list(&db, ACLS), before);
+}
+
 /// Each of the four, with names that have to be quoted.
 #[test]
 fn a_role_of_any_name_is_granted_and_revoked() {
