@@ -53,29 +53,19 @@ door!(create_one_time_token(3));
 fn create_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"create_one_time_token()");
     let email = email(call, 0)?;
-    let (context, meaning) = context(call, 2)?;
-    let order = Order {
-        lifetime: lifetime(call, 1)?,
-        meaning: &meaning,
-        context,
-    };
+    let order = order(call)?;
     let token = Spi::with(|spi| issuance::create(spi, &email, &order))?;
-    call.row(issued(&token, &email, context)?)
+    call.row(issued(&token, &email, order.context)?)
 }
 
 door!(create_one_time_tokens(3));
 fn create_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"create_one_time_tokens()");
     let emails = emails(call, 0)?;
-    let (context, meaning) = context(call, 2)?;
-    let order = Order {
-        lifetime: lifetime(call, 1)?,
-        meaning: &meaning,
-        context,
-    };
+    let order = order(call)?;
     let tokens = Spi::with(|spi| issuance::create_all(spi, &emails, &order))?;
     let addressed = tokens.iter().zip(&emails);
-    call.rows(addressed.map(|(token, email)| issued(token, email, context)))
+    call.rows(addressed.map(|(token, email)| issued(token, email, order.context)))
 }
 
 // As 0.1 declares it, and as 0.2 does; so the next two.
@@ -282,9 +272,16 @@ fn interaction_event(call: &Call, position: usize) -> Result<Option<InteractionE
     event.map_err(|why| Report::invalid("interaction_event", why).into())
 }
 
-fn lifetime(call: &Call, position: usize) -> Result<Lifetime, Failure> {
-    call.integer(position)
-        .map_or_else(|| Ok(Lifetime::default()), Lifetime::new)
+/// What is asked for beside the addresses: (…, expires_in, context).
+fn order(call: &Call) -> Result<Order, Failure> {
+    let (context, meaning) = context(call, 2)?;
+    Ok(Order {
+        lifetime: call
+            .integer(1)
+            .map_or_else(|| Ok(Lifetime::default()), Lifetime::new)?,
+        meaning,
+        context,
+    })
 }
 
 fn well_formed_token(call: &Call, position: usize) -> Result<Token, Failure> {

@@ -41,10 +41,10 @@ impl Default for Lifetime {
 }
 
 /// What a caller asks tokens for.
-pub struct Order<'a> {
+pub struct Order {
     pub lifetime: Lifetime,
     /// What the context means, and the context itself.
-    pub meaning: &'a Context,
+    pub meaning: Context,
     pub context: Jsonb,
 }
 
@@ -58,7 +58,7 @@ pub struct Issued {
 
 /// Issues a token for an address.
 pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Failure> {
-    check_references(spi, order.meaning)?;
+    check_references(spi, &order.meaning)?;
     let emails = std::slice::from_ref(email);
     if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
         return Err(too_many_active(&full).into());
@@ -71,7 +71,7 @@ pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Failure
 
 /// Issues a token for each of several addresses, no two of them the same; all or none.
 pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issued>, Failure> {
-    check_references(spi, order.meaning)?;
+    check_references(spi, &order.meaning)?;
     if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
         return Err(at(full.place, too_many_active(&full)).into());
     }
@@ -110,9 +110,9 @@ impl Period {
         })
     }
 
-    fn terms<'a>(&self, order: &Order<'a>) -> Result<Terms<'a>, Failure> {
+    fn terms<'a>(&self, order: &'a Order) -> Result<Terms<'a>, Failure> {
         Ok(Terms {
-            meaning: order.meaning,
+            meaning: &order.meaning,
             context: order.context,
             created_at: self.created_at.timestamp()?,
             expires_at: self.expires_at.timestamp()?,

@@ -72,10 +72,8 @@ statements! {
     RECORD_FAILED_ATTEMPT(UUIDOID, BYTEAOID, TEXTOID, INT4OID) = c"
         UPDATE magic_link.one_time_tokens AS t
            SET failed_attempts = LEAST(t.failed_attempts, 2147483646) + 1,
-               revoked_at = CASE WHEN LEAST(t.failed_attempts, 2147483646) + 1 >= NULLIF($4, 0)
-                                 THEN pg_catalog.clock_timestamp() END,
-               revoked_by = CASE WHEN LEAST(t.failed_attempts, 2147483646) + 1 >= NULLIF($4, 0)
-                                 THEN 'magic_link.max_failed_attempts' END
+               revoked_at = CASE WHEN t.failed_attempts >= NULLIF($4, 0) - 1 THEN pg_catalog.clock_timestamp() END,
+               revoked_by = CASE WHEN t.failed_attempts >= NULLIF($4, 0) - 1 THEN 'magic_link.max_failed_attempts' END
          WHERE t.id = $1 AND t.token_hash = $2 AND t.email <> $3
            AND t.consumed_at IS NULL AND t.revoked_at IS NULL
            AND t.expires_at > pg_catalog.clock_timestamp()";

@@ -220,7 +220,7 @@ fn an_hour_costs_its_own_rows() {
         }
         for (hours, rows) in [("0 hours", 0), ("1 hour", 1000), ("2 hours", 2000)] {
             let mut admin = db.admin();
-            let before = reads(&db, &mut admin);
+            let before = db.reads_by(&mut admin);
             let issued: i64 = admin
                 .query_one(
                     &format!(
@@ -231,29 +231,12 @@ fn an_hour_costs_its_own_rows() {
                 )
                 .unwrap()
                 .get(0);
-            let after = reads(&db, &mut admin);
+            let after = db.reads_by(&mut admin);
             assert_eq!(after.0, before.0, "the whole ledger was read");
             assert_eq!(after.1 - before.1, rows, "{hours} {analyzed}");
             assert_eq!(issued, rows, "{hours} {analyzed}");
         }
     }
-}
-
-/// How often the ledger was read as a whole so far, and how many of its rows were read in any way.
-fn reads(db: &Database, client: &mut Client) -> (i64, i64) {
-    // A session hands its counts in between two transactions, now and then or when it is told to.
-    client
-        .batch_execute("SELECT pg_stat_force_next_flush()")
-        .unwrap();
-    let row = db
-        .superuser()
-        .query_one(
-            "SELECT seq_scan, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
-              WHERE relid = 'magic_link.one_time_tokens'::regclass",
-            &[],
-        )
-        .unwrap();
-    (row.get(0), row.get(1))
 }
 
 #[test]

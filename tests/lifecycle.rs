@@ -24,13 +24,6 @@ fn end_of(db: &Database, token: &Issued, end: &str) -> End {
     (row.get(0), row.get(1))
 }
 
-fn status_of(db: &Database, token: &Issued) -> String {
-    db.value(
-        "SELECT status FROM magic_link.one_time_token_status WHERE id = $1",
-        &[&token.id],
-    )
-}
-
 fn issue(db: &Database) -> Issued {
     db.backend().create(ADA, "{}").unwrap()
 }
@@ -171,12 +164,12 @@ fn revoking_by_address_takes_the_active_tokens_of_it_alone() {
         assert_eq!(count, revoked.iter().filter(|r| **r).count() as i64);
         for (token, revoked) in tokens.iter().zip(revoked) {
             let expected = ["active", "revoked"][usize::from(revoked)];
-            assert_eq!(status_of(&db, token), expected, "{event:?}");
+            assert_eq!(db.status_of(token), expected, "{event:?}");
         }
         for other in &others {
-            assert_eq!(status_of(&db, other), "active", "{event:?}");
+            assert_eq!(db.status_of(other), "active", "{event:?}");
         }
-        let ends = ended.each_ref().map(|token| status_of(&db, token));
+        let ends = ended.each_ref().map(|token| db.status_of(token));
         assert_eq!(ends, ["consumed", "revoked", "expired"]);
         assert_eq!(end_of(&db, &ended[1], "revoked").1.unwrap(), "somebody");
         db.sql("DELETE FROM magic_link.one_time_tokens");
@@ -205,7 +198,7 @@ fn a_deleted_token_was_never_there() {
         let outcome = backend.check_in(None, &token.token, ADA).unwrap();
         assert_eq!(outcome, "token_not_found", "{end}");
     }
-    assert_eq!(status_of(&db, &kept), "active");
+    assert_eq!(db.status_of(&kept), "active");
     assert_eq!(db.count("magic_link.one_time_tokens"), 1);
 }
 
@@ -313,7 +306,7 @@ fn a_change_with_an_older_snapshot_is_to_be_tried_again() {
             db.backend().redeem(&token.token, ADA).unwrap();
             change(&mut admin, &token).refused("40001");
             admin.batch_execute("ROLLBACK").unwrap();
-            assert_eq!(status_of(&db, &token), "consumed", "{level}");
+            assert_eq!(db.status_of(&token), "consumed", "{level}");
         }
     }
 }
@@ -332,7 +325,7 @@ fn a_newer_token_than_the_snapshot_is_to_be_tried_again() {
             let token = issue(&db);
             change(&mut admin, &token).refused("40001");
             admin.batch_execute("ROLLBACK").unwrap();
-            assert_eq!(status_of(&db, &token), "active", "{level}");
+            assert_eq!(db.status_of(&token), "active", "{level}");
         }
     }
 }
@@ -348,7 +341,7 @@ fn a_revocation_that_is_suppressed_is_an_error() {
          FOR EACH ROW EXECUTE FUNCTION suppress()",
     );
     REVOKE(&mut db.admin(), &token).refused("27000");
-    assert_eq!(status_of(&db, &token), "active");
+    assert_eq!(db.status_of(&token), "active");
 }
 
 /// By address the newest tokens count, which is the point of it: one that the transaction should not
@@ -369,8 +362,8 @@ fn revoking_by_address_never_overlooks_a_newer_token() {
         let newer = issue(&db);
         admin.revoke_all(ADA, None).refused("40001");
         admin.batch_execute("ROLLBACK").unwrap();
-        assert_eq!(status_of(&db, &redeemed), "consumed", "{level}");
-        assert_eq!(status_of(&db, &newer), "active", "{level}");
+        assert_eq!(db.status_of(&redeemed), "consumed", "{level}");
+        assert_eq!(db.status_of(&newer), "active", "{level}");
         assert_eq!(admin.revoke_all(ADA, None).unwrap(), 1, "{level}");
     }
 }
@@ -389,6 +382,6 @@ fn two_revocations_of_an_address_come_one_after_the_other() {
     });
     assert_eq!(answer.unwrap(), 3);
     for token in &tokens {
-        assert_eq!(status_of(&db, token), "revoked");
+        assert_eq!(db.status_of(token), "revoked");
     }
 }

@@ -34,13 +34,6 @@ fn active(db: &Database) -> i64 {
     db.count("magic_link.one_time_token_status WHERE status = 'active'")
 }
 
-fn status_of(db: &Database, token: &Issued) -> String {
-    db.value(
-        "SELECT status FROM magic_link.one_time_token_status WHERE id = $1",
-        &[&token.id],
-    )
-}
-
 /// The seconds of `Try again in … seconds.`
 #[track_caller]
 fn try_again_in(answer: Result<Issued, Error>) -> i64 {
@@ -104,14 +97,14 @@ fn a_new_token_revokes_the_previous_of_its_address_and_event_alone() {
             for (event, tokens) in previous.iter().enumerate() {
                 for token in tokens {
                     let expected = ["active", "revoked"][usize::from(event == new)];
-                    assert_eq!(status_of(&db, token), expected, "{event} {context}");
+                    assert_eq!(db.status_of(token), expected, "{event} {context}");
                 }
             }
             for other in others.iter().chain([&issued]) {
-                assert_eq!(status_of(&db, other), "active", "{context}");
+                assert_eq!(db.status_of(other), "active", "{context}");
             }
-            assert_eq!(status_of(&db, &consumed), "consumed");
-            assert_eq!(status_of(&db, &expired), "expired");
+            assert_eq!(db.status_of(&consumed), "consumed");
+            assert_eq!(db.status_of(&expired), "expired");
             let by: Vec<String> = db.value(
                 "SELECT array_agg(DISTINCT revoked_by) FROM magic_link.one_time_tokens WHERE revoked_at IS NOT NULL",
                 &[],
@@ -341,6 +334,23 @@ fn one_and_many_at_once_keep_the_limit() {
     assert_eq!(db.count(&of_ada), 2);
 }
 
+/// Creates a token at this isolation level while another transaction that has created one for the same
+/// address is open, and waits for its end.
+fn create_behind(db: &Database, level: &str, end: &str) -> Result<Issued, Error> {
+    let mut holding = db.backend();
+    holding.batch_execute("BEGIN").unwrap();
+    holding.create(ADA, "{}").unwrap();
+    let mut waiting = db.backend();
+    waiting
+        .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))
+        .unwrap();
+    let create = |waiting: &mut Client| {
+        let answer = waiting.create(ADA, "{}");
+        waiting.batch_execute("COMMIT").map(|()| answer)
+    };
+    behind(db, waiting, create, || holding.batch_execute(end).unwrap()).unwrap()
+}
+
 /// Whoever waits sees what the one before has done, or has not.
 #[test]
 fn whoever_waits_for_the_address_counts_what_was_committed() {
@@ -348,21 +358,10 @@ fn whoever_waits_for_the_address_counts_what_was_committed() {
     for (end, code) in [("COMMIT", Some("OT008")), ("ROLLBACK", None)] {
         for level in LEVELS {
             db.sql("DELETE FROM magic_link.one_time_tokens");
-            let mut holding = db.backend();
-            holding.batch_execute("BEGIN").unwrap();
-            holding.create(ADA, "{}").unwrap();
-            let mut waiting = db.backend();
-            waiting
-                .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))
-                .unwrap();
-            let create = |waiting: &mut Client| {
-                let answer = waiting.create(ADA, "{}");
-                waiting.batch_execute("COMMIT").map(|()| answer)
-            };
-            let answer = behind(&db, waiting, create, || holding.batch_execute(end).unwrap());
+            let answer = create_behind(&db, level, end);
             match code {
-                Some(code) => drop(answer.unwrap().refused(code)),
-                None => drop(answer.unwrap().expect(level)),
+                Some(code) => drop(answer.refused(code)),
+                None => drop(answer.expect(level)),
             }
             assert_eq!(active(&db), 1, "{level}");
         }
@@ -439,11 +438,11 @@ fn an_older_snapshot_does_not_leave_a_newer_token_active() {
             if *level == "READ COMMITTED" {
                 answer.unwrap();
                 older.batch_execute("COMMIT").unwrap();
-                assert_eq!(status_of(&db, &newer), "revoked", "{level}");
+                assert_eq!(db.status_of(&newer), "revoked", "{level}");
             } else {
                 answer.refused("40001");
                 older.batch_execute("ROLLBACK").unwrap();
-                assert_eq!(status_of(&db, &newer), "active", "{level}");
+                assert_eq!(db.status_of(&newer), "active", "{level}");
             }
             assert_eq!(active(&db), 1, "{level}");
         }
@@ -457,22 +456,11 @@ fn whoever_waits_for_the_address_leaves_one_token_active() {
     for level in LEVELS {
         for end in ["COMMIT", "ROLLBACK"] {
             let db = replacing();
-            let mut holding = db.backend();
-            holding.batch_execute("BEGIN").unwrap();
-            holding.create(ADA, "{}").unwrap();
-            let mut waiting = db.backend();
-            waiting
-                .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}; SELECT 1"))
-                .unwrap();
-            let create = |waiting: &mut Client| {
-                let answer = waiting.create(ADA, "{}");
-                waiting.batch_execute("COMMIT").map(|()| answer)
-            };
-            let answer = behind(&db, waiting, create, || holding.batch_execute(end).unwrap());
+            let answer = create_behind(&db, level, end);
             if end == "COMMIT" && *level != "READ COMMITTED" {
-                answer.unwrap().refused("40001");
+                answer.refused("40001");
             } else {
-                answer.unwrap().expect(level);
+                answer.expect(level);
             }
             assert_eq!(active(&db), 1, "{level} {end}");
         }
@@ -491,8 +479,8 @@ fn a_new_token_waits_for_the_redemption_of_the_previous() {
     let issued = behind(&db, db.backend(), create, || {
         redeeming.batch_execute("COMMIT").unwrap();
     });
-    assert_eq!(status_of(&db, &token), "consumed");
-    assert_eq!(status_of(&db, &issued.unwrap()), "active");
+    assert_eq!(db.status_of(&token), "consumed");
+    assert_eq!(db.status_of(&issued.unwrap()), "active");
 }
 
 /// A DBA who revokes by address counts no less than a backend: neither misses the other's tokens.
@@ -528,11 +516,11 @@ fn stands(db: &Database, backend: &mut Client, setting: &str) -> bool {
         "max_active_tokens" => backend.create(ADA, "{}").is_err(),
         "revoke_previous" => {
             backend.create(ADA, "{}").unwrap();
-            status_of(db, &token) == "revoked"
+            db.status_of(&token) == "revoked"
         }
         "max_failed_attempts" => {
             backend.try_redeem_in(None, &token.token, EVE).unwrap();
-            status_of(db, &token) == "revoked"
+            db.status_of(&token) == "revoked"
         }
         _ => {
             backend.redeem(&token.token, ADA).unwrap();

@@ -2,6 +2,7 @@
 
 use std::sync::mpsc;
 
+use magic_link_harness::postgres::error::DbError;
 use magic_link_harness::postgres::{Client, NoTls};
 use magic_link_harness::{Calls, Database, Refused};
 use serde_json::json;
@@ -537,6 +538,14 @@ fn granting_and_taking_back_leaves_what_was_before() {
     }
 }
 
+/// A superuser's connection, and what the server tells it beside its answers.
+fn heard(db: &Database) -> (Client, mpsc::Receiver<DbError>) {
+    let (sender, notices) = mpsc::channel();
+    let mut config = db.cluster().config(db.name(), "postgres");
+    config.notice_callback(move |notice| sender.send(notice).unwrap());
+    (config.connect(NoTls).unwrap(), notices)
+}
+
 /// What somebody else gave is theirs to take; as long as it is there, so is the way to it.
 #[test]
 fn what_somebody_else_granted_stays() {
@@ -553,13 +562,7 @@ fn what_somebody_else_granted_stays() {
         ))
         .unwrap();
     let before = list(&db, ACLS);
-    let (sender, warnings) = mpsc::channel();
-    let mut superuser = db
-        .cluster()
-        .config(db.name(), "postgres")
-        .notice_callback(move |notice| sender.send(notice).unwrap())
-        .connect(NoTls)
-        .unwrap();
+    let (mut superuser, warnings) = heard(&db);
     let mut run = |statement: String| superuser.batch_execute(&statement).unwrap();
     run(format!("SELECT magic_link.grant_backend('{role}')"));
     run(format!("SELECT magic_link.revoke_admin('{role}')"));
@@ -600,13 +603,7 @@ fn what_stays_is_said_whatever_it_is() {
         db.connect_as(&other)
             .batch_execute(&format!("GRANT {right} TO {role}"))
             .unwrap();
-        let (sender, warnings) = mpsc::channel();
-        let mut superuser = db
-            .cluster()
-            .config(db.name(), "postgres")
-            .notice_callback(move |notice| sender.send(notice).unwrap())
-            .connect(NoTls)
-            .unwrap();
+        let (mut superuser, warnings) = heard(&db);
         superuser
             .batch_execute(&format!(
                 "SELECT magic_link.grant_backend('{role}'), magic_link.revoke_backend('{role}')"

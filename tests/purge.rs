@@ -371,23 +371,6 @@ fn a_row_that_an_application_refers_to_is_an_error() {
     assert_eq!(db.contents(), before);
 }
 
-/// How often the ledger was read as a whole so far, and how many of its rows were read in any way.
-fn reads(db: &Database, client: &mut Client) -> (i64, i64) {
-    // A session hands its counts in between two transactions, now and then or when it is told to.
-    client
-        .batch_execute("SELECT pg_stat_force_next_flush()")
-        .unwrap();
-    let row = db
-        .superuser()
-        .query_one(
-            "SELECT seq_scan, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
-              WHERE relid = 'magic_link.one_time_tokens'::regclass",
-            &[],
-        )
-        .unwrap();
-    (row.get(0), row.get(1))
-}
-
 /// A big ledger of recent tokens behind a few old ones.
 const BIG: &str = "
     SELECT 'old@example.com', now() - interval '60 days', now() - interval '59 days', NULL::timestamptz, NULL::timestamptz, 0
@@ -405,11 +388,11 @@ fn a_purge_does_not_read_what_is_too_young_to_go() {
     assert_eq!(early.purge("30 days", 10).unwrap(), 0);
     db.ledger(BIG);
     let assert_cheap = |admin: &mut Client, who: &str| {
-        let (scans, rows) = reads(&db, admin);
+        let (scans, rows) = db.reads_by(admin);
         admin.batch_execute("BEGIN").unwrap();
         assert_eq!(admin.purge("30 days", 20).unwrap(), 50, "{who}");
         admin.batch_execute("ROLLBACK").unwrap();
-        let (scans_after, rows_after) = reads(&db, admin);
+        let (scans_after, rows_after) = db.reads_by(admin);
         let read = rows_after - rows;
         assert_eq!(scans_after, scans, "{who} read the whole ledger");
         assert!((50..=500).contains(&read), "{who} read {read} rows");

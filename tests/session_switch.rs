@@ -11,29 +11,6 @@ fn decision(decision: &str, reason: Option<&str>) -> (String, Option<String>) {
     (decision.to_owned(), reason.map(str::to_owned))
 }
 
-/// Asks the view, with the settings made for one transaction as a backend makes them.
-fn view(
-    client: &mut Client,
-    issued: &Issued,
-    session_email: &str,
-    prompt: &str,
-) -> (String, Option<String>) {
-    let mut transaction = client.transaction().unwrap();
-    transaction
-        .execute(
-            "SELECT set_config('magic_link.session_email', $1, true), set_config('magic_link.prompt', $2, true)",
-            &[&session_email, &prompt],
-        )
-        .unwrap();
-    let row = transaction
-        .query_one(
-            "SELECT decision, reason FROM magic_link.session_switch WHERE token_id = $1",
-            &[&issued.id],
-        )
-        .unwrap();
-    (row.get(0), row.get(1))
-}
-
 /// A database with a token in each state; `known` has a user.
 struct Tokens {
     db: Database<'static>,
@@ -115,7 +92,9 @@ fn every_row_of_the_table() {
         let row = format!("{} {session_email:?} {prompt:?} {expected}", issued.email);
         let expected = decision(expected, reason);
         assert_eq!(
-            view(&mut backend, issued, session_email, prompt),
+            backend
+                .decide_by_view(issued.id, session_email, prompt)
+                .unwrap(),
             expected,
             "view: {row}"
         );
@@ -156,7 +135,9 @@ fn only_the_exact_word_login_counts() {
     for (prompt, expected) in rows {
         let expected = decision(expected, None);
         assert_eq!(
-            view(&mut backend, &tokens.redeemable, EVE, prompt),
+            backend
+                .decide_by_view(tokens.redeemable.id, EVE, prompt)
+                .unwrap(),
             expected,
             "view: {prompt:?}"
         );

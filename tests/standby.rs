@@ -198,23 +198,14 @@ fn decisions(
     prompt: &str,
 ) -> [(String, Option<String>); 2] {
     let Presented { issued, email, .. } = presented;
-    let mut transaction = client.transaction().unwrap();
-    let told = transaction
-        .decide(&issued.token, email, Some(session_email), Some(prompt))
-        .unwrap();
-    transaction
-        .execute(
-            "SELECT set_config('magic_link.session_email', $1, true), set_config('magic_link.prompt', $2, true)",
-            &[&session_email, &prompt],
-        )
-        .unwrap();
-    let row = transaction
-        .query_one(
-            "SELECT decision, reason FROM magic_link.session_switch WHERE token_id = $1",
-            &[&issued.id],
-        )
-        .unwrap();
-    [told, (row.get(0), row.get(1))]
+    [
+        client
+            .decide(&issued.token, email, Some(session_email), Some(prompt))
+            .unwrap(),
+        client
+            .decide_by_view(issued.id, session_email, prompt)
+            .unwrap(),
+    ]
 }
 
 #[test]

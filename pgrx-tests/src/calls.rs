@@ -204,6 +204,27 @@ pub trait Calls: GenericClient {
         )
         .map(|row| row.get(0))
     }
+
+    /// The decision of the view `session_switch` and its reason, with the settings made for one
+    /// transaction, as a backend makes them.
+    fn decide_by_view(
+        &mut self,
+        token_id: Uuid,
+        session_email: &str,
+        prompt: &str,
+    ) -> Result<(String, Option<String>), Error> {
+        let mut transaction = self.transaction()?;
+        transaction.execute(
+            "SELECT set_config('magic_link.session_email', $1, true), set_config('magic_link.prompt', $2, true)",
+            &[&session_email, &prompt],
+        )?;
+        transaction
+            .query_one(
+                "SELECT decision, reason FROM magic_link.session_switch WHERE token_id = $1",
+                &[&token_id],
+            )
+            .map(|row| (row.get(0), row.get(1)))
+    }
 }
 
 impl<C: GenericClient> Calls for C {}

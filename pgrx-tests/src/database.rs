@@ -7,6 +7,7 @@ use postgres::Client;
 use postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::calls::Issued;
 use crate::cluster::{Cluster, TEMPLATE};
 use crate::waiting::until_replayed;
 
@@ -166,6 +167,32 @@ impl<'a> Database<'a> {
         self.sql(&format!(
             "UPDATE magic_link.one_time_tokens SET {change} WHERE id = '{token}'"
         ));
+    }
+
+    #[track_caller]
+    pub fn status_of(&self, token: &Issued) -> String {
+        self.value(
+            "SELECT status FROM magic_link.one_time_token_status WHERE id = $1",
+            &[&token.id],
+        )
+    }
+
+    /// How often the ledger was read as a whole so far, by the session of `client` and all that ended,
+    /// and how many of its rows were read in any way.
+    pub fn reads_by(&self, client: &mut Client) -> (i64, i64) {
+        // A session hands its counts in between two transactions, now and then or when it is told to.
+        client
+            .batch_execute("SELECT pg_stat_force_next_flush()")
+            .expect("no flush");
+        let row = self
+            .superuser()
+            .query_one(
+                "SELECT seq_scan, seq_tup_read + coalesce(idx_tup_fetch, 0) FROM pg_stat_user_tables
+                  WHERE relid = 'magic_link.one_time_tokens'::regclass",
+                &[],
+            )
+            .expect("no statistics");
+        (row.get(0), row.get(1))
     }
 
     /// Writes rows into the ledger by hand, with ids as they are made: of the time of issue. `rows` is
