@@ -3,65 +3,92 @@
 
 use std::fmt;
 
+use pgrx::pg_sys::{TEXTOID, UUIDOID};
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::email::Email;
 use crate::fmgr::pg_uuid;
+use crate::index_scan::{Index, Key, Row};
 use crate::raise::{Failure, Report};
-use crate::statements::{Parameters, Row, Spi, statements};
+use crate::statements::{Parameters, Spi, statements};
+
+static USERS: Index = Index {
+    table: c"users",
+    name: c"users_pkey",
+    key: &[1],
+    columns: &[],
+};
+
+static USERS_BY_EMAIL: Index = Index {
+    table: c"users",
+    name: c"users_email_key",
+    key: &[2],
+    columns: &[UUIDOID],
+};
+
+static ORGANIZATIONS: Index = Index {
+    table: c"organizations",
+    name: c"organizations_pkey",
+    key: &[1],
+    columns: &[],
+};
+
+static ROLES: Index = Index {
+    table: c"organization_roles",
+    name: c"organization_roles_pkey",
+    key: &[1],
+    columns: &[],
+};
+
+static DEFAULT_ROLES: Index = Index {
+    table: c"organization_jit_roles",
+    name: c"organization_jit_roles_pkey",
+    key: &[1],
+    columns: &[TEXTOID, TEXTOID],
+};
+
+static EMAIL_DOMAINS: Index = Index {
+    table: c"organization_jit_email_domains",
+    name: c"organization_jit_email_domains_email_domain_idx",
+    key: &[2],
+    columns: &[TEXTOID, TEXTOID],
+};
+
+static MEMBERSHIPS: Index = Index {
+    table: c"organization_memberships",
+    name: c"organization_memberships_pkey",
+    key: &[1, 2],
+    columns: &[],
+};
+
+static HELD_ROLES: Index = Index {
+    table: c"organization_membership_roles",
+    name: c"organization_membership_roles_pkey",
+    key: &[1, 2],
+    columns: &[TEXTOID, UUIDOID, TEXTOID],
+};
 
 statements! {
-    FIND_USER(TEXTOID) = c"
-        SELECT u.id FROM magic_link.users AS u WHERE u.email = $1";
-
-    LOCK_USER(UUIDOID) = c"
-        SELECT u.id FROM magic_link.users AS u WHERE u.id = $1 FOR KEY SHARE OF u";
-
     INSERT_USER(UUIDOID, TEXTOID) = c"
         INSERT INTO magic_link.users (id, email) VALUES ($1, $2)
             ON CONFLICT (email) DO NOTHING RETURNING id";
 
-    // The lock keeps the organization until the foreign key is checked, and after.
     INSERT_MEMBERSHIP(TEXTOID, UUIDOID) = c"
-        INSERT INTO magic_link.organization_memberships (organization_id, user_id)
-        SELECT o.id, $2 FROM magic_link.organizations AS o WHERE o.id = $1 FOR KEY SHARE OF o
-            ON CONFLICT (organization_id, user_id) DO NOTHING RETURNING organization_id";
+        INSERT INTO magic_link.organization_memberships (organization_id, user_id) VALUES ($1, $2)";
 
-    LOCK_MEMBERSHIP(TEXTOID, UUIDOID) = c"
-        SELECT m.user_id FROM magic_link.organization_memberships AS m
-         WHERE m.organization_id = $1 AND m.user_id = $2 FOR KEY SHARE OF m";
+    INSERT_MEMBERSHIP_IF_MISSING(TEXTOID, UUIDOID) = c"
+        INSERT INTO magic_link.organization_memberships (organization_id, user_id) VALUES ($1, $2)
+            ON CONFLICT (organization_id, user_id) DO NOTHING";
 
-    // Locked in order of id, like the organizations: two redemptions cannot deadlock. A role that
-    // is being deleted is waited for and passed over.
-    GRANT_DEFAULT_ROLES(TEXTOID, UUIDOID) = c"
+    INSERT_ROLE(TEXTOID, UUIDOID, TEXTOID) = c"
         INSERT INTO magic_link.organization_membership_roles (organization_id, user_id, organization_role_id)
-        SELECT d.organization_id, $2, r.id
-          FROM magic_link.organization_jit_roles AS d
-          JOIN magic_link.organization_roles AS r ON r.id = d.organization_role_id
-         WHERE d.organization_id = $1
-         ORDER BY r.id FOR KEY SHARE OF r
-            ON CONFLICT (organization_id, user_id, organization_role_id) DO NOTHING";
+        VALUES ($1, $2, $3)";
 
-    GRANT_ROLE(TEXTOID, UUIDOID, TEXTOID) = c"
+    INSERT_ROLE_IF_MISSING(TEXTOID, UUIDOID, TEXTOID) = c"
         INSERT INTO magic_link.organization_membership_roles (organization_id, user_id, organization_role_id)
-        SELECT $1, $2, r.id FROM magic_link.organization_roles AS r WHERE r.id = $3 FOR KEY SHARE OF r
+        VALUES ($1, $2, $3)
             ON CONFLICT (organization_id, user_id, organization_role_id) DO NOTHING";
-
-    HELD_ROLES(TEXTOID, UUIDOID) = c"
-        SELECT m.organization_role_id FROM magic_link.organization_membership_roles AS m
-         WHERE m.organization_id = $1 AND m.user_id = $2
-         ORDER BY m.organization_role_id";
-
-    ORGANIZATIONS_OF_DOMAIN(TEXTOID) = c"
-        SELECT d.organization_id FROM magic_link.organization_jit_email_domains AS d
-         WHERE d.email_domain = $1";
-
-    FIND_ORGANIZATION(TEXTOID) = c"
-        SELECT o.id FROM magic_link.organizations AS o WHERE o.id = $1";
-
-    FIND_ROLE(TEXTOID) = c"
-        SELECT r.id FROM magic_link.organization_roles AS r WHERE r.id = $1";
 }
 
 /// A user's id.
@@ -74,9 +101,8 @@ impl UserId {
         Self(id)
     }
 
-    fn read(row: &Row) -> Result<Self, Failure> {
-        let id: pgrx::Uuid = row.required(1)?;
-        Ok(Self(Uuid::from_bytes(*id.as_bytes())))
+    fn of(id: pgrx::Uuid) -> Self {
+        Self(Uuid::from_bytes(*id.as_bytes()))
     }
 
     fn parameter(self) -> pgrx::Uuid {
@@ -114,10 +140,8 @@ const ATTEMPTS: usize = 16;
 
 /// The user who has the address.
 pub fn find_user(spi: &Spi, email: &Email) -> Result<Option<UserId>, Failure> {
-    let Some(row) = spi.row(&FIND_USER, Parameters::of(email.as_str()))? else {
-        return Ok(None);
-    };
-    UserId::read(&row).map(Some)
+    let row = USERS_BY_EMAIL.row(spi, &[Key::Text(email.as_str())])?;
+    row.map(|row| row.required(1).map(UserId::of)).transpose()
 }
 
 /// The user who has the address, and whether it had to be created, if it can be with the id `candidate`.
@@ -130,7 +154,7 @@ pub fn find_or_create_user(
         let user = Parameters::of(candidate.parameter()).and(email.as_str());
         if let Some(row) = spi.row(&INSERT_USER, user)? {
             // A trigger may have given it another id.
-            return Ok((UserId::read(&row)?, true));
+            return Ok((UserId::of(row.required(1)?), true));
         }
         if let Some(user) = find_user(spi, email)? {
             return Ok((user, false));
@@ -141,23 +165,54 @@ pub fn find_or_create_user(
 
 /// Keeps a user from being deleted until the end of the transaction; false where it is gone already.
 pub fn lock_user(spi: &Spi, user: UserId) -> Result<bool, Failure> {
-    spi.any(&LOCK_USER, Parameters::of(user.parameter()))
+    USERS.lock(spi, &[Key::Uuid(user.0)])
+}
+
+/// A user who joins organizations.
+#[derive(Clone, Copy)]
+pub struct Member {
+    user: UserId,
+    /// By this transaction: nobody else sees the user, or makes it a member.
+    user_created: bool,
+    /// Triggers may do the same as we, before or after us.
+    triggers: bool,
+}
+
+impl Member {
+    pub fn new(spi: &Spi, user: UserId, user_created: bool) -> Result<Self, Failure> {
+        let mut triggers = false;
+        for table in [&USERS, &MEMBERSHIPS, &HELD_ROLES] {
+            triggers = triggers || table.table_has_triggers(spi)?;
+        }
+        Ok(Self {
+            user,
+            user_created,
+            triggers,
+        })
+    }
 }
 
 /// Makes the user a member with the organization's default roles, or with `roles` in their place.
 /// Who is a member keeps all roles and gains what is missing.
 pub fn join(
     spi: &Spi,
-    user: UserId,
+    member: Member,
     organization_id: &str,
     roles: Option<&[String]>,
 ) -> Result<Membership, Failure> {
-    let status = add_member(spi, user, organization_id)?;
+    let status = add_member(spi, member, organization_id)?;
     let role_ids = match status {
         MembershipStatus::OrganizationMissing => vec![],
         MembershipStatus::Added | MembershipStatus::AlreadyMember => {
-            grant(spi, user, organization_id, roles)?;
-            held_roles(spi, user, organization_id)?
+            let default_roles;
+            let roles = match roles {
+                Some(roles) => roles,
+                None => {
+                    default_roles = default_roles_of(spi, organization_id)?;
+                    &default_roles
+                }
+            };
+            grant(spi, member, organization_id, roles, status)?
         }
     };
     Ok(Membership {
@@ -167,56 +222,93 @@ pub fn join(
     })
 }
 
-fn add_member(spi: &Spi, user: UserId, organization_id: &str) -> Result<MembershipStatus, Failure> {
+/// The lock keeps the organization until the foreign key is checked, and after.
+fn add_member(
+    spi: &Spi,
+    member: Member,
+    organization_id: &str,
+) -> Result<MembershipStatus, Failure> {
+    if !ORGANIZATIONS.lock(spi, &[Key::Text(organization_id)])? {
+        return Ok(MembershipStatus::OrganizationMissing);
+    }
+    let row = || membership(organization_id, member.user);
+    if member.user_created && !member.triggers {
+        // Nobody can have been here: a third less to do.
+        return match spi.execute(&INSERT_MEMBERSHIP, row())? {
+            0 => Err(Report::suppressed("organization_memberships").into()),
+            _ => Ok(MembershipStatus::Added),
+        };
+    }
+    let key = [Key::Text(organization_id), Key::Uuid(member.user.0)];
     for _ in 0..ATTEMPTS {
-        if spi.any(&INSERT_MEMBERSHIP, membership(organization_id, user))? {
-            return Ok(MembershipStatus::Added);
-        }
-        if spi.any(&LOCK_MEMBERSHIP, membership(organization_id, user))? {
+        if MEMBERSHIPS.lock(spi, &key)? {
             return Ok(MembershipStatus::AlreadyMember);
         }
-        if !organization_exists(spi, organization_id)? {
-            return Ok(MembershipStatus::OrganizationMissing);
+        if spi.execute(&INSERT_MEMBERSHIP_IF_MISSING, row())? > 0 {
+            return Ok(MembershipStatus::Added);
         }
     }
     Err(Report::suppressed("organization_memberships").into())
 }
 
+/// Grants the roles that the member has not, and answers all that it holds then. They are locked in
+/// order of id, like the organizations: two redemptions cannot deadlock. A role that is being deleted
+/// is waited for and passed over.
 fn grant(
     spi: &Spi,
-    user: UserId,
+    member: Member,
     organization_id: &str,
-    roles: Option<&[String]>,
-) -> Result<(), Failure> {
-    let member = || membership(organization_id, user);
-    let Some(roles) = roles else {
-        return spi.execute(&GRANT_DEFAULT_ROLES, member()).map(drop);
-    };
-    roles.iter().try_for_each(|role| {
-        spi.execute(&GRANT_ROLE, member().and(role.as_str()))
-            .map(drop)
-    })
+    roles: &[String],
+    status: MembershipStatus,
+) -> Result<Vec<String>, Failure> {
+    let row = |role: &str| membership(organization_id, member.user).and(role);
+    if status == MembershipStatus::Added && !member.triggers {
+        // Nobody else sees this membership, or gives it a role.
+        let mut granted = vec![];
+        for role in roles {
+            if ROLES.lock(spi, &[Key::Text(role)])? {
+                spi.execute(&INSERT_ROLE, row(role))?;
+                granted.push(role.clone());
+            }
+        }
+        return Ok(granted);
+    }
+    let held = held_roles(spi, member.user, organization_id)?;
+    for role in roles.iter().filter(|role| !held.contains(role)) {
+        if ROLES.lock(spi, &[Key::Text(role)])? {
+            spi.execute(&INSERT_ROLE_IF_MISSING, row(role))?;
+        }
+    }
+    held_roles(spi, member.user, organization_id)
 }
 
+/// In order of id.
+fn default_roles_of(spi: &Spi, organization_id: &str) -> Result<Vec<String>, Failure> {
+    texts(DEFAULT_ROLES.rows(spi, &[Key::Text(organization_id)])?, 2)
+}
+
+/// In order of id.
 fn held_roles(spi: &Spi, user: UserId, organization_id: &str) -> Result<Vec<String>, Failure> {
-    spi.run(&HELD_ROLES, membership(organization_id, user))?
-        .map(|row| row.required(1))
-        .collect()
+    let key = [Key::Text(organization_id), Key::Uuid(user.0)];
+    texts(HELD_ROLES.rows(spi, &key)?, 3)
 }
 
 /// The organizations that a user created with such an address joins.
 pub fn organizations_of_domain(spi: &Spi, email: &Email) -> Result<Vec<String>, Failure> {
-    spi.run(&ORGANIZATIONS_OF_DOMAIN, Parameters::of(email.domain()))?
-        .map(|row| row.required(1))
-        .collect()
+    texts(EMAIL_DOMAINS.rows(spi, &[Key::Text(email.domain())])?, 1)
 }
 
 pub fn organization_exists(spi: &Spi, id: &str) -> Result<bool, Failure> {
-    spi.any(&FIND_ORGANIZATION, Parameters::of(id))
+    ORGANIZATIONS.has_row(spi, &[Key::Text(id)])
 }
 
 pub fn role_exists(spi: &Spi, id: &str) -> Result<bool, Failure> {
-    spi.any(&FIND_ROLE, Parameters::of(id))
+    ROLES.has_row(spi, &[Key::Text(id)])
+}
+
+/// The values of a column that cannot be NULL.
+fn texts(rows: Vec<Row>, column: usize) -> Result<Vec<String>, Failure> {
+    rows.iter().map(|row| row.required(column)).collect()
 }
 
 fn membership(organization_id: &str, user: UserId) -> Parameters {
@@ -247,8 +339,9 @@ mod tests {
     }
 
     fn member_of_acme(spi: &Spi, roles: Option<&[String]>) -> Membership {
-        let (user, _) = find_or_create_user(spi, &ada(), candidate()).unwrap();
-        join(spi, user, "acme", roles).unwrap()
+        let (user, user_created) = find_or_create_user(spi, &ada(), candidate()).unwrap();
+        let member = Member::new(spi, user, user_created).unwrap();
+        join(spi, member, "acme", roles).unwrap()
     }
 
     #[pg_test]

@@ -3,13 +3,15 @@
 //! The doors are V1 functions declared in `sql/functions.sql`, and not `#[pg_extern]`s, because only
 //! a V1 function can raise a SQLSTATE of our own (see `raise`).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 
 use pgrx::datum::Interval;
 use pgrx::fcinfo::{
     direct_function_call, direct_function_call_as_datum, pg_getarg, pg_getarg_datum,
 };
-use pgrx::{Array, FromDatum, IntoDatum, check_for_interrupts, pg_sys};
+use pgrx::{Array, FromDatum, IntoDatum, PgMemoryContexts, check_for_interrupts, pg_sys};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -42,6 +44,11 @@ macro_rules! door {
     };
 }
 pub(crate) use door;
+
+thread_local! {
+    /// By the function's oid.
+    static DESCRIPTORS: RefCell<HashMap<pg_sys::Oid, pg_sys::TupleDesc>> = RefCell::default();
+}
 
 /// One call of a function.
 pub struct Call(pg_sys::FunctionCallInfo);
@@ -137,16 +144,13 @@ impl Call {
 
     /// A row of the type that the function is declared to answer.
     pub fn row(&self, mut columns: Columns) -> Result<Answer, Failure> {
-        let mut descriptor = std::ptr::null_mut();
-        // SAFETY: fcinfo is valid for the call; a composite result leaves a descriptor, which is
-        // compared with the number of our columns before their arrays are read.
+        let descriptor = self.descriptor()?;
+        // SAFETY: a blessed descriptor, which is compared with the number of our columns before their
+        // arrays are read.
         unsafe {
-            let class = pg_sys::get_call_result_type(self.0, std::ptr::null_mut(), &mut descriptor);
-            let composite = class == pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE;
-            if !composite || (*descriptor).natts as usize != columns.values.len() {
+            if (*descriptor).natts as usize != columns.values.len() {
                 return Err(declared_otherwise());
             }
-            let descriptor = pg_sys::BlessTupleDesc(descriptor);
             let tuple = pg_sys::heap_form_tuple(
                 descriptor,
                 columns.values.as_mut_ptr(),
@@ -154,6 +158,29 @@ impl Call {
             );
             Ok(Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)))
         }
+    }
+
+    /// What the columns of the answer are. PostgreSQL puts it together from the catalogue each time, of
+    /// 10,000 instructions; we keep it, since what a function answers changes with its oid alone.
+    fn descriptor(&self) -> Result<pg_sys::TupleDesc, Failure> {
+        // SAFETY: fcinfo is valid for the call, and says which function was called.
+        let function = unsafe { (*(*self.0).flinfo).fn_oid };
+        let kept = DESCRIPTORS.with_borrow(|kept| kept.get(&function).copied());
+        if let Some(descriptor) = kept {
+            return Ok(descriptor);
+        }
+        let mut descriptor = std::ptr::null_mut();
+        // SAFETY: a composite result leaves a descriptor; the copy lives as long as the session.
+        let descriptor = unsafe {
+            let class = pg_sys::get_call_result_type(self.0, std::ptr::null_mut(), &mut descriptor);
+            if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE {
+                return Err(declared_otherwise());
+            }
+            PgMemoryContexts::TopMemoryContext
+                .switch_to(|_| pg_sys::BlessTupleDesc(pg_sys::CreateTupleDescCopy(descriptor)))
+        };
+        DESCRIPTORS.with_borrow_mut(|kept| kept.insert(function, descriptor));
+        Ok(descriptor)
     }
 
     /// Rows of the type that the function is declared to answer a set of.

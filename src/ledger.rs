@@ -3,21 +3,44 @@
 use std::thread::LocalKey;
 
 use pgrx::datum::TimestampWithTimeZone as Timestamp;
+use pgrx::pg_sys;
 use uuid::Uuid;
 
 use crate::context::{Context, InteractionEvent};
 use crate::email::Email;
 use crate::fmgr::{Jsonb, pg_uuid};
+use crate::index_scan::{Index, Key};
 use crate::outcome::Facts;
 use crate::raise::{Failure, Report};
 use crate::statements::{Parameters, Row, Spi, Statement, statements};
+use crate::system::Moment;
 use crate::token::{Token, TokenHash};
+
+/// As far as `facts` reads it.
+static TOKENS: Index = Index {
+    table: c"one_time_tokens",
+    name: c"one_time_tokens_pkey",
+    key: &[1],
+    columns: &[
+        pg_sys::UUIDOID,
+        pg_sys::BYTEAOID,
+        pg_sys::TEXTOID,
+        pg_sys::TEXTARRAYOID,
+        pg_sys::TEXTOID,
+        pg_sys::JSONBOID,
+        pg_sys::TIMESTAMPTZOID,
+        pg_sys::TIMESTAMPTZOID,
+        pg_sys::TIMESTAMPTZOID,
+        pg_sys::TEXTOID,
+        pg_sys::TIMESTAMPTZOID,
+    ],
+};
 
 statements! {
     INSERT(UUIDOID, BYTEAOID, TEXTOID, TEXTARRAYOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID) = c"
         INSERT INTO magic_link.one_time_tokens
                (id, token_hash, email, organization_ids, interaction_event, context, created_at, expires_at)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8) RETURNING id";
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 
     INSERT_ALL(UUIDARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, JSONBOID, TIMESTAMPTZOID, TIMESTAMPTZOID) = c"
         INSERT INTO magic_link.one_time_tokens
@@ -40,14 +63,6 @@ statements! {
     RELEASE(UUIDOID) = c"
         UPDATE magic_link.one_time_tokens AS t
            SET consumed_at = NULL, consumed_by = NULL
-         WHERE t.id = $1";
-
-    FACTS(UUIDOID, BYTEAOID, TEXTOID, TEXTOID) = c"
-        SELECT t.token_hash = $2, t.email = $3,
-               t.consumed_at IS NOT NULL, t.revoked_at IS NOT NULL,
-               t.expires_at <= pg_catalog.clock_timestamp(),
-               t.interaction_event IS NULL OR t.interaction_event IS NOT DISTINCT FROM $4
-          FROM magic_link.one_time_tokens AS t
          WHERE t.id = $1";
 
     SET_CONSUMER(UUIDOID, TEXTOID) = c"
@@ -159,7 +174,8 @@ pub fn insert(spi: &Spi, token: &Token, email: &Email, terms: &Terms) -> Result<
     let addressed = Parameters::of(pg_uuid(id))
         .and(hash.as_bytes())
         .and(email.as_str());
-    if change(spi, &INSERT, terms.parameters(addressed))?.is_none() {
+    let written = spi.execute(&INSERT, terms.parameters(addressed));
+    if written.map_err(without_row)? == 0 {
         return Err(Report::suppressed("one_time_tokens").into());
     }
     Ok(id)
@@ -214,16 +230,18 @@ impl Consumed {
 
 /// What there is to say of a claim; None where no token has its id. It writes nothing.
 pub fn facts(spi: &Spi, claim: &Claim) -> Result<Option<Facts>, Failure> {
-    let Some(row) = spi.row(&FACTS, claim.parameters())? else {
+    let Some(row) = TOKENS.row(spi, &[Key::Uuid(claim.id)])? else {
         return Ok(None);
     };
+    let event: Option<&str> = row.get(5)?;
     Ok(Some(Facts {
-        hash_matches: row.required(1)?,
-        email_matches: row.required(2)?,
-        consumed: row.required(3)?,
-        revoked: row.required(4)?,
-        expired: row.required(5)?,
-        event_allowed: row.required(6)?,
+        hash_matches: row.required::<&[u8]>(2)? == claim.hash.as_bytes(),
+        email_matches: row.required::<&str>(3)? == claim.email.as_str(),
+        consumed: !row.is_null(9),
+        revoked: !row.is_null(11),
+        expired: row.required::<Moment>(8)? <= Moment::now(),
+        event_allowed: event.is_none()
+            || event == claim.interaction_event.map(InteractionEvent::as_str),
     }))
 }
 

@@ -4,7 +4,7 @@
 //! which is checked by a function), the views over them, and last who may do what.
 //!
 //! The rooms, and which way their arrows run:
-//! doors → issuance, redemption, session_switch → limits → lifecycle → ledger, directory → statements → raise.
+//! doors → issuance, redemption, session_switch → limits → lifecycle → ledger, directory → statements, index_scan → raise.
 
 use std::ffi::CStr;
 
@@ -19,6 +19,7 @@ mod token;
 
 // Rooms that speak SQL.
 mod directory;
+mod index_scan;
 mod issuance;
 mod ledger;
 mod lifecycle;

@@ -9,7 +9,7 @@ use pgrx::datum::TimestampWithTimeZone as Timestamp;
 use uuid::Uuid;
 
 use crate::context::{Context, InteractionEvent};
-use crate::directory::{self, Membership, UserId};
+use crate::directory::{self, Member, Membership, UserId};
 use crate::fmgr::Jsonb;
 use crate::ledger::{self, Claim, Consumed};
 use crate::outcome::{Outcome, Refusal};
@@ -38,8 +38,8 @@ pub enum Release {
     V0_2,
 }
 
-/// A token may become redeemable between the look at the user, the UPDATE and the look for the
-/// reason; somebody else has to commit each time, so this many in a row are a trigger's work.
+/// A token may be consumed, and given back, between the look at it and the UPDATE; somebody else has
+/// to commit each time, so this many in a row are a trigger's work.
 const ATTEMPTS: usize = 16;
 
 /// Consumes the token and does all that follows from it, or says why not and leaves it as it was.
@@ -49,16 +49,17 @@ pub fn redeem(
     release: Release,
 ) -> Result<Result<Redemption, Refusal>, Failure> {
     for _ in 0..ATTEMPTS {
-        let found = directory::find_user(spi, claim.email)?;
-        let user_may_follow = found.is_some() || creates_users(claim);
-        if user_may_follow {
-            let candidate = found.map_or_else(new_user, Ok)?;
-            if let Some(consumed) = ledger::consume(spi, claim, &candidate.to_string())? {
-                return complete(spi, claim, consumed, found, candidate, release).map(Ok);
-            }
-        }
-        if let Outcome::Refused(refusal) = verdict(spi, claim, user_may_follow)? {
+        // An UPDATE that finds nothing costs ten times this look.
+        if let Outcome::Refused(refusal) = Outcome::judge(ledger::facts(spi, claim)?, true) {
             return Ok(replay(spi, claim, refusal, release)?.ok_or(refusal));
+        }
+        let found = directory::find_user(spi, claim.email)?;
+        if found.is_none() && !creates_users(claim) {
+            return Ok(Err(Refusal::UserNotFound));
+        }
+        let candidate = found.map_or_else(new_user, Ok)?;
+        if let Some(consumed) = ledger::consume(spi, claim, &candidate.to_string())? {
+            return complete(spi, claim, consumed, found, candidate, release).map(Ok);
         }
     }
     Err(Report::suppressed("one_time_tokens").into())
@@ -80,7 +81,7 @@ pub fn try_redeem(
 /// What redeeming would say. It writes nothing.
 pub fn check(spi: &Spi, claim: &Claim, release: Release) -> Result<Outcome, Failure> {
     let user_may_follow = creates_users(claim) || directory::find_user(spi, claim.email)?.is_some();
-    match verdict(spi, claim, user_may_follow)? {
+    match Outcome::judge(ledger::facts(spi, claim)?, user_may_follow) {
         Outcome::Refused(refusal) if replay(spi, claim, refusal, release)?.is_some() => {
             Ok(Outcome::Ok)
         }
@@ -120,10 +121,6 @@ fn replay(
     }))
 }
 
-fn verdict(spi: &Spi, claim: &Claim, user_may_follow: bool) -> Result<Outcome, Failure> {
-    Ok(Outcome::judge(ledger::facts(spi, claim)?, user_may_follow))
-}
-
 /// A token of an event is redeemed in this event alone, so the caller's word decides.
 fn creates_users(claim: &Claim) -> bool {
     claim
@@ -156,7 +153,8 @@ fn complete(
         organization_ids.sort_unstable();
         organization_ids.dedup();
     }
-    let memberships = join_all(spi, user, &organization_ids, roles.organization_role_ids())?;
+    let roles = roles.organization_role_ids();
+    let memberships = join_all(spi, (user, user_created), &organization_ids, roles)?;
     if release >= Release::V0_2 && settings::replay_window().is_some() {
         ledger::record_answer(spi, claim, user_created, memberships)?;
     }
@@ -199,14 +197,18 @@ fn settle_user(
 
 fn join_all(
     spi: &Spi,
-    user: UserId,
+    (user, user_created): (UserId, bool),
     organization_ids: &[String],
     roles: &BTreeMap<String, Vec<String>>,
 ) -> Result<Jsonb, Failure> {
-    let memberships: Vec<Membership> = organization_ids
-        .iter()
-        .map(|id| directory::join(spi, user, id, roles.get(id).map(Vec::as_slice)))
-        .collect::<Result<_, _>>()?;
+    let mut memberships: Vec<Membership> = vec![];
+    if !organization_ids.is_empty() {
+        let member = Member::new(spi, user, user_created)?;
+        for id in organization_ids {
+            let roles = roles.get(id).map(Vec::as_slice);
+            memberships.push(directory::join(spi, member, id, roles)?);
+        }
+    }
     Ok(Jsonb::from_serialize(&memberships)?.outliving_spi())
 }
 

@@ -248,15 +248,6 @@ impl Spi {
         Ok(self.done(statement, parameters, Sight::Latest)?.processed)
     }
 
-    /// Whether a statement answers a row.
-    pub fn any(
-        &self,
-        statement: &'static LocalKey<Statement>,
-        parameters: Parameters,
-    ) -> Result<bool, Failure> {
-        Ok(self.row(statement, parameters)?.is_some())
-    }
-
     fn done(
         &self,
         statement: &'static LocalKey<Statement>,
@@ -266,6 +257,14 @@ impl Spi {
         let done = statement.with(|statement| statement.execute(parameters, sight));
         self.failed.set(matches!(done, Err(Failure::Postgres(_))));
         done
+    }
+
+    /// Runs one call into PostgreSQL, as [`raise::catch`](crate::raise::catch) does and on its conditions.
+    pub unsafe fn catch<T>(&self, call: impl FnOnce() -> T) -> Result<T, Failure> {
+        // SAFETY: as the caller promises.
+        let answer = unsafe { catch(call) };
+        self.failed.set(answer.is_err());
+        answer
     }
 
     fn rows(&self, done: Done) -> impl Iterator<Item = Row<'_>> {

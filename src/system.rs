@@ -1,7 +1,7 @@
 //! What comes from the operating system: the time, and randomness.
 
 use pgrx::datum::TimestampWithTimeZone as Timestamp;
-use pgrx::pg_sys;
+use pgrx::{FromDatum, IntoDatum, pg_sys};
 use rand::TryRng;
 use rand::rngs::SysRng;
 use uuid::{Builder, Uuid};
@@ -12,7 +12,7 @@ use crate::raise::{Failure, Report, SqlState};
 const EPOCHS_APART_MICROS: i64 = 10_957 * 86_400 * 1_000_000;
 
 /// A moment on the wall's clock.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Moment {
     /// Microseconds since 2000-01-01 00:00 UTC.
     micros: i64,
@@ -48,6 +48,29 @@ impl From<Timestamp> for Moment {
         Self {
             micros: timestamp.into(),
         }
+    }
+}
+
+/// A timestamptz is these microseconds, the infinities the ends of their range.
+impl FromDatum for Moment {
+    unsafe fn from_polymorphic_datum(
+        datum: pg_sys::Datum,
+        is_null: bool,
+        _: pg_sys::Oid,
+    ) -> Option<Self> {
+        (!is_null).then_some(Self {
+            micros: datum.value() as i64,
+        })
+    }
+}
+
+impl IntoDatum for Moment {
+    fn into_datum(self) -> Option<pg_sys::Datum> {
+        Some(self.micros.into())
+    }
+
+    fn type_oid() -> pg_sys::Oid {
+        pg_sys::TIMESTAMPTZOID
     }
 }
 

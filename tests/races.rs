@@ -265,8 +265,12 @@ fn roles_are_locked_in_the_order_of_their_ids() {
 fn a_membership_stays_while_roles_are_granted_to_it() {
     let db = Database::new();
     db.organization("acme", &["member"]);
+    db.roles(&["editor"]);
     let mut backend = db.backend();
-    let [first, second] = [(); 2].map(|()| backend.create(ADA, JOIN_ACME).unwrap().token);
+    let one_more =
+        r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": ["editor"]}}"#;
+    let [first, second] =
+        [JOIN_ACME, one_more].map(|context| backend.create(ADA, context).unwrap().token);
     backend.redeem(&first, ADA).unwrap();
 
     let mut superuser = db.superuser();

@@ -1,0 +1,416 @@
+//! Rows read, and locked, by an index and without a statement.
+//!
+//! Starting an executor costs some 20,000 instructions, finding a row 5,000 of them; and a plan that
+//! was made while a table was small reads all of it. So what is only looked up by a key is looked up
+//! in its index, in the way in which PostgreSQL reads its catalogues. What is written goes through
+//! statements: constraints, triggers and foreign keys are theirs.
+
+use std::ffi::CStr;
+use std::marker::PhantomData;
+
+use pgrx::{FromDatum, IntoDatum, pg_sys};
+use uuid::Uuid;
+
+use crate::fmgr::pg_uuid;
+use crate::raise::{Failure, Report, SqlState, internal};
+use crate::statements::Spi;
+
+/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
+mod unguarded {
+    use std::ffi::{c_char, c_int};
+
+    use pgrx::pg_sys;
+
+    unsafe extern "C-unwind" {
+        pub fn CommandCounterIncrement();
+        pub fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
+        pub fn GetTransactionSnapshot() -> pg_sys::Snapshot;
+        pub fn PushActiveSnapshot(snapshot: pg_sys::Snapshot);
+        pub fn GetActiveSnapshot() -> pg_sys::Snapshot;
+        pub fn PopActiveSnapshot();
+        pub fn get_namespace_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
+        pub fn get_relname_relid(name: *const c_char, namespace: pg_sys::Oid) -> pg_sys::Oid;
+        pub fn table_open(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
+        pub fn table_close(relation: pg_sys::Relation, mode: pg_sys::LOCKMODE);
+        pub fn ScanKeyEntryInitialize(
+            entry: pg_sys::ScanKey,
+            flags: c_int,
+            attribute: pg_sys::AttrNumber,
+            strategy: pg_sys::StrategyNumber,
+            subtype: pg_sys::Oid,
+            collation: pg_sys::Oid,
+            procedure: pg_sys::RegProcedure,
+            argument: pg_sys::Datum,
+        );
+        pub fn systable_beginscan(
+            relation: pg_sys::Relation,
+            index: pg_sys::Oid,
+            index_ok: bool,
+            snapshot: pg_sys::Snapshot,
+            keys: c_int,
+            key: pg_sys::ScanKey,
+        ) -> pg_sys::SysScanDesc;
+        pub fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
+        pub fn systable_endscan(scan: pg_sys::SysScanDesc);
+        pub fn heap_copytuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple;
+        pub fn heap_deform_tuple(
+            tuple: pg_sys::HeapTuple,
+            descriptor: pg_sys::TupleDesc,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+        );
+        pub fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, column: c_int) -> pg_sys::Oid;
+        pub fn palloc(size: usize) -> *mut std::ffi::c_void;
+    }
+}
+
+/// An index of a table of ours. Where it is not there under this name, the table is read as a whole.
+pub struct Index {
+    pub table: &'static CStr,
+    pub name: &'static CStr,
+    /// The numbers of the table's columns that it is made of, from 1.
+    pub key: &'static [pg_sys::AttrNumber],
+    /// The types of the table's first columns, as many as are read.
+    pub columns: &'static [pg_sys::Oid],
+}
+
+/// A value to look for.
+#[derive(Clone, Copy)]
+pub enum Key<'a> {
+    Text(&'a str),
+    Uuid(Uuid),
+}
+
+impl Key<'_> {
+    fn datum(self) -> pg_sys::Datum {
+        let datum = match self {
+            Self::Text(text) => text.into_datum(),
+            Self::Uuid(id) => pg_uuid(id).into_datum(),
+        };
+        datum.unwrap_or(pg_sys::Datum::null())
+    }
+
+    fn equality(self) -> u32 {
+        match self {
+            Self::Text(_) => pg_sys::F_TEXTEQ,
+            Self::Uuid(_) => pg_sys::F_UUID_EQ,
+        }
+    }
+}
+
+/// A row that was found: a copy that lives as long as the connection.
+pub struct Row<'s> {
+    values: *const pg_sys::Datum,
+    nulls: *const bool,
+    types: &'static [pg_sys::Oid],
+    spi: PhantomData<&'s Spi>,
+}
+
+impl Row<'_> {
+    /// The value of a column of the table, counted from 1; None where it is NULL.
+    pub fn get<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<Option<T>, Failure> {
+        let place = column.wrapping_sub(1);
+        if self.types.get(place) != Some(&T::type_oid()) {
+            return Err(internal("column"));
+        }
+        // SAFETY: `scan` has compared the types of these columns with those that the row has, and
+        // the arrays have a member for each.
+        Ok(unsafe { T::from_datum(*self.values.add(place), *self.nulls.add(place)) })
+    }
+
+    /// The value of a column that cannot be NULL.
+    pub fn required<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<T, Failure> {
+        self.get(column)?.ok_or_else(|| internal("NULL"))
+    }
+
+    pub fn is_null(&self, column: usize) -> bool {
+        let place = column.wrapping_sub(1);
+        // SAFETY: as in `get`.
+        place < self.types.len() && unsafe { *self.nulls.add(place) }
+    }
+}
+
+/// How many columns the longest key has.
+const MAX_KEYS: usize = 3;
+
+impl Index {
+    /// The row with this key, where the key is the whole of a unique one.
+    pub fn row<'s>(&self, spi: &'s Spi, key: &[Key]) -> Result<Option<Row<'s>>, Failure> {
+        Ok(self.rows(spi, key)?.pop())
+    }
+
+    pub fn has_row(&self, spi: &Spi, key: &[Key]) -> Result<bool, Failure> {
+        Ok(!self.rows(spi, key)?.is_empty())
+    }
+
+    /// The rows whose key begins like this, in order of it.
+    pub fn rows<'s>(&self, spi: &'s Spi, key: &[Key]) -> Result<Vec<Row<'s>>, Failure> {
+        let arguments = self.arguments(key)?;
+        let mut rows = vec![];
+        // SAFETY: see `Scan`; nothing in here needs dropping, `rows` is outside.
+        let as_expected = unsafe {
+            spi.catch(|| {
+                let scan = Scan::begin(self, &arguments[..key.len()], pg_sys::AccessShareLock);
+                let as_expected = scan.has_columns(self.columns);
+                while as_expected && let Some(tuple) = scan.next() {
+                    let (values, nulls) = scan.copy(tuple);
+                    rows.push(Row {
+                        values,
+                        nulls,
+                        types: self.columns,
+                        spi: PhantomData,
+                    });
+                }
+                scan.end();
+                as_expected
+            })
+        }?;
+        if !as_expected {
+            return Err(internal("columns"));
+        }
+        Ok(rows)
+    }
+
+    /// Locks the row with this key, as a foreign key does that points to it (FOR KEY SHARE), and
+    /// answers whether it is there; whoever deletes it is waited for.
+    pub fn lock(&self, spi: &Spi, key: &[Key]) -> Result<bool, Failure> {
+        loop {
+            match self.try_lock(spi, key)? {
+                Lock::Held => return Ok(true),
+                Lock::Absent => return Ok(false),
+                // Somebody has to commit a change of the row each time.
+                Lock::Changed => {}
+                Lock::ChangedSinceSnapshot => return Err(changed_since_snapshot()),
+                Lock::Refused => return Err(internal("tuple_lock")),
+            }
+        }
+    }
+
+    fn try_lock(&self, spi: &Spi, key: &[Key]) -> Result<Lock, Failure> {
+        let arguments = self.arguments(key)?;
+        // SAFETY: see `Scan`; nothing in here needs dropping.
+        unsafe {
+            spi.catch(|| {
+                let scan = Scan::begin(self, &arguments[..key.len()], pg_sys::RowShareLock);
+                let lock = match scan.next() {
+                    Some(_) => scan.lock(),
+                    None => Lock::Absent,
+                };
+                scan.end();
+                lock
+            })
+        }
+    }
+
+    /// Whether triggers or rules of the application's take part when the table is written; those that
+    /// PostgreSQL has for foreign keys do not count.
+    pub fn table_has_triggers(&self, spi: &Spi) -> Result<bool, Failure> {
+        // SAFETY: see `Scan`; nothing in here needs dropping. An open table's triggers and rules are
+        // in memory, null where it has none.
+        unsafe {
+            spi.catch(|| {
+                let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+                let relation = unguarded::table_open(oid_of(self.table), mode);
+                let triggers = (*relation).trigdesc;
+                let has_triggers = !(*relation).rd_rules.is_null()
+                    || !triggers.is_null()
+                        && (0..(*triggers).numtriggers as usize)
+                            .any(|n| !(*(*triggers).triggers.add(n)).tgisinternal);
+                unguarded::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+                has_triggers
+            })
+        }
+    }
+
+    fn arguments(&self, key: &[Key]) -> Result<[Argument; MAX_KEYS], Failure> {
+        if key.len() > self.key.len().min(MAX_KEYS) {
+            return Err(internal("key"));
+        }
+        let mut arguments = [Argument::default(); MAX_KEYS];
+        for ((argument, column), value) in arguments.iter_mut().zip(self.key).zip(key) {
+            *argument = Argument {
+                column: *column,
+                equality: value.equality(),
+                value: value.datum(),
+            };
+        }
+        Ok(arguments)
+    }
+}
+
+/// The oid of a table or an index of ours, 0 where there is none of this name.
+///
+/// # Safety
+/// To be called inside `catch`.
+unsafe fn oid_of(name: &CStr) -> pg_sys::Oid {
+    // SAFETY: zero-terminated names.
+    unsafe {
+        let schema = unguarded::get_namespace_oid(c"magic_link".as_ptr(), false);
+        unguarded::get_relname_relid(name.as_ptr(), schema)
+    }
+}
+
+/// How an attempt at a lock ended.
+enum Lock {
+    Held,
+    Absent,
+    /// There is another version now, or none: look again.
+    Changed,
+    /// The same, where the transaction may not look again.
+    ChangedSinceSnapshot,
+    /// For no reason that there is.
+    Refused,
+}
+
+/// 40001, in PostgreSQL's own words.
+fn changed_since_snapshot() -> Failure {
+    Report::new(
+        SqlState::SERIALIZATION_FAILURE,
+        "could not serialize access due to concurrent update",
+    )
+    .into()
+}
+
+/// What a column is compared with.
+#[derive(Clone, Copy)]
+struct Argument {
+    column: pg_sys::AttrNumber,
+    equality: u32,
+    value: pg_sys::Datum,
+}
+
+impl Default for Argument {
+    fn default() -> Self {
+        Self {
+            column: 0,
+            equality: 0,
+            value: pg_sys::Datum::null(),
+        }
+    }
+}
+
+/// An open scan. It holds nothing that Rust would have to drop: after an error PostgreSQL itself lets
+/// go of relations, snapshots and pages at the end of the transaction.
+///
+/// Its methods may be called inside `catch` alone, in this order: `begin`, the others, `end`.
+struct Scan {
+    relation: pg_sys::Relation,
+    scan: pg_sys::SysScanDesc,
+}
+
+impl Scan {
+    /// With a snapshot of its own, as each statement has, which sees what the last one did.
+    unsafe fn begin(index: &Index, arguments: &[Argument], mode: u32) -> Self {
+        // SAFETY: the names are zero-terminated; the lock that is taken keeps the table as it is until
+        // the end of the transaction. The keys are copied, or read no more after the scan's start.
+        unsafe {
+            unguarded::CommandCounterIncrement();
+            unguarded::PushActiveSnapshot(unguarded::GetTransactionSnapshot());
+            let name = oid_of(index.name);
+            let relation = unguarded::table_open(oid_of(index.table), mode as pg_sys::LOCKMODE);
+            let mut keys: [pg_sys::ScanKeyData; MAX_KEYS] = Default::default();
+            for (key, argument) in keys.iter_mut().zip(arguments) {
+                unguarded::ScanKeyEntryInitialize(
+                    key,
+                    0,
+                    argument.column,
+                    pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                    pg_sys::InvalidOid,
+                    pg_sys::C_COLLATION_OID,
+                    argument.equality.into(),
+                    argument.value,
+                );
+            }
+            let scan = unguarded::systable_beginscan(
+                relation,
+                name,
+                name != pg_sys::InvalidOid,
+                unguarded::GetActiveSnapshot(),
+                arguments.len() as i32,
+                keys.as_mut_ptr(),
+            );
+            Self { relation, scan }
+        }
+    }
+
+    /// Whether the table's columns begin with these types.
+    unsafe fn has_columns(&self, types: &[pg_sys::Oid]) -> bool {
+        // SAFETY: the descriptor of an open table; a column that is not there has no type.
+        unsafe {
+            let descriptor = (*self.relation).rd_att;
+            (1..)
+                .zip(types)
+                .all(|(column, oid)| unguarded::SPI_gettypeid(descriptor, column) == *oid)
+        }
+    }
+
+    unsafe fn next(&self) -> Option<pg_sys::HeapTuple> {
+        // SAFETY: an open scan.
+        let tuple = unsafe { unguarded::systable_getnext(self.scan) };
+        (!tuple.is_null()).then_some(tuple)
+    }
+
+    /// The values of a tuple's columns, in memory of the connection's.
+    unsafe fn copy(&self, tuple: pg_sys::HeapTuple) -> (*const pg_sys::Datum, *const bool) {
+        // SAFETY: a tuple of the scan and its descriptor; the arrays have a member for each column.
+        unsafe {
+            let descriptor = (*self.relation).rd_att;
+            let columns = (*descriptor).natts as usize;
+            let values = unguarded::palloc(columns * size_of::<pg_sys::Datum>()).cast();
+            let nulls = unguarded::palloc(columns * size_of::<bool>()).cast();
+            let copy = unguarded::heap_copytuple(tuple);
+            unguarded::heap_deform_tuple(copy, descriptor, values, nulls);
+            (values, nulls)
+        }
+    }
+
+    /// Locks the tuple that the scan is at.
+    unsafe fn lock(&self) -> Lock {
+        let mut failure = pg_sys::TM_FailureData::default();
+        // SAFETY: an open scan at a tuple, and the table's own method; as the executor does it for FOR
+        // KEY SHARE. A table has a tuple_lock.
+        unsafe {
+            let one_snapshot = pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32;
+            let last_version = if one_snapshot {
+                0
+            } else {
+                pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION
+            };
+            let Some(tuple_lock) = (*(*self.relation).rd_tableam).tuple_lock else {
+                return Lock::Refused;
+            };
+            let slot = (*self.scan).slot;
+            let result = tuple_lock(
+                self.relation,
+                &raw mut (*slot).tts_tid,
+                unguarded::GetActiveSnapshot(),
+                slot,
+                unguarded::GetCurrentCommandId(true),
+                pg_sys::LockTupleMode::LockTupleKeyShare,
+                pg_sys::LockWaitPolicy::LockWaitBlock,
+                (pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS | last_version) as u8,
+                &mut failure,
+            );
+            match result {
+                pg_sys::TM_Result::TM_Ok if !failure.traversed => Lock::Held,
+                pg_sys::TM_Result::TM_Ok => Lock::Changed,
+                // By ourselves, in a trigger.
+                pg_sys::TM_Result::TM_SelfModified => Lock::Absent,
+                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted if one_snapshot => {
+                    Lock::ChangedSinceSnapshot
+                }
+                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => Lock::Changed,
+                _ => Lock::Refused,
+            }
+        }
+    }
+
+    unsafe fn end(self) {
+        // SAFETY: what `begin` opened.
+        unsafe {
+            unguarded::systable_endscan(self.scan);
+            unguarded::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            unguarded::PopActiveSnapshot();
+        }
+    }
+}
