@@ -5,12 +5,14 @@
 
 export PG_CONFIG PG
 
-.PHONY: help demo psql test regress lint fmt install clean
+.PHONY: help demo psql test bench regress lint fmt install clean
 
 help:
 	@echo "make demo      see a token issued, mailed, redeemed and refused, on a throwaway server"
 	@echo "make psql      psql on such a server, gone when you quit"
 	@echo "make test      every check and test; make test STAGES=\"format clippy pg_test regress connections\" for some"
+	@echo "make bench     magic_link beside what would be done without it, into benches/results.md: a release build, no root,"
+	@echo "                 half an hour, 15 GB of disk; PARTS=\"instructions wal throughput bulk purge memory growth\" for some"
 	@echo "make regress   the pg_regress tests alone; TESTS=\"name name\" for some, ACCEPT=1 to accept the answers,"
 	@echo "                 UPGRADED=1 on an installation of the oldest release, updated"
 	@echo "make lint      format and clippy alone"
@@ -20,7 +22,7 @@ help:
 	@echo ""
 	@echo "All take PG_CONFIG, or PG=17 for Debian's server of that version, fetched into .tools where it is not installed;"
 	@echo "without them: the newest PostgreSQL 15 to 18 that is installed with its headers, or else Debian's."
-	@echo "demo, psql and test never touch that server: they use a private copy of it, and leave nothing running."
+	@echo "demo, psql, test and bench never touch that server: they use a private copy of it, and leave nothing running."
 
 demo:
 	@tools/demo
@@ -30,6 +32,9 @@ psql:
 
 test:
 	@tools/test $(STAGES)
+
+bench:
+	@tools/bench $(PARTS)
 
 regress:
 	@tools/regress $(if $(ACCEPT),--accept) $(if $(UPGRADED),--upgraded) $(TESTS)

@@ -153,6 +153,22 @@ need_companions() {
   # Another server than Debian's own has pg_cron or goes without, and the tests say so.
   if [[ $origin == /usr/lib/postgresql/* ]] && ! has_pg_cron "$origin"; then install_packages "postgresql-$major-cron"; fi
 }
+
+# Sets MAGIC_LINK_VALGRIND: the one that is installed, else this Debian's, unpacked.
+need_valgrind() {
+  local suite unpacked
+  MAGIC_LINK_VALGRIND=$(command -v valgrind || true)
+  if [ -z "$MAGIC_LINK_VALGRIND" ]; then
+    need_apt "valgrind"
+    # shellcheck source=/dev/null
+    suite=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
+    unpack_from_suite valgrind "$suite" valgrind
+    MAGIC_LINK_VALGRIND=$unpacked/usr/bin/valgrind
+    export VALGRIND_LIB=$unpacked/usr/libexec/valgrind
+  fi
+  export MAGIC_LINK_VALGRIND
+}
+
 has_pg_cron() { [ -f "$("$1" --sharedir)/extension/pg_cron.control" ]; }
 
 # A start as root leaves files that an ordinary user cannot write.
@@ -241,13 +257,13 @@ set_up_for_tests() {
   set_up
 }
 
-# The extension as everybody gets it, into the private server. cargo shows what it compiles; the rest is worth reading only
-# where it fails.
+# install_extension [--release]: the extension as everybody gets it, into the private server. cargo shows what it compiles; the
+# rest is worth reading only where it fails.
 install_extension() {
   local out
   cd "$root" || return
-  cargo build --locked --lib --no-default-features --features "$pg_feature" &&
-    { out=$(cargo pgrx install --pg-config "$PG_CONFIG" --no-default-features --features "$pg_feature" 2>&1) ||
+  cargo build --locked "$@" --lib --no-default-features --features "$pg_feature" &&
+    { out=$(cargo pgrx install "$@" --pg-config "$PG_CONFIG" --no-default-features --features "$pg_feature" 2>&1) ||
       { printf '%s\n' "$out" >&2 && false; }; } &&
     install_releases
 }

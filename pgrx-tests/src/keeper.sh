@@ -20,6 +20,8 @@ parent=${TMPDIR:-/tmp}
 if [ -w /dev/shm ] && [ "$(df -Pk /dev/shm | awk 'NR == 2 { print $4 }')" -gt 1000000 ]; then
     parent=/dev/shm
 fi
+# Unless somebody wants to see the disk at work.
+parent=${MAGIC_LINK_CLUSTER_PARENT:-$parent}
 # The address of a unix socket has room for some 100 bytes.
 [ "${#parent}" -le 60 ] || parent=/tmp
 folder=$(mktemp -d "$parent/magic_link.XXXXXX")

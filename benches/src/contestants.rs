@@ -1,0 +1,143 @@
+//! Who is compared, over the same tables and rows; each leaves the same rows behind.
+
+mod application;
+mod floor;
+mod one_statement;
+mod ours;
+mod plpgsql;
+
+use magic_link_harness::postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::workload::{Case, Workload};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Contestant {
+    Ours,
+    PlPgsql,
+    OneStatement,
+    ApplicationSide,
+    Floor,
+}
+
+/// What a client sends for one case.
+#[derive(Debug)]
+pub struct Call {
+    pub statements: Vec<Statement>,
+    /// Or each by itself.
+    pub in_one_transaction: bool,
+}
+
+/// A statement, which is prepared once for a session, and the values of its parameters.
+#[derive(Debug)]
+pub struct Statement {
+    pub sql: &'static str,
+    pub values: Vec<Value>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Value {
+    Uuid(Uuid),
+    Bytes(Vec<u8>),
+    Text(String),
+    Texts(Vec<String>),
+    Json(serde_json::Value),
+    Integer(i32),
+}
+
+impl Contestant {
+    pub const ALL: [Self; 5] = [
+        Self::Ours,
+        Self::PlPgsql,
+        Self::OneStatement,
+        Self::ApplicationSide,
+        Self::Floor,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::PlPgsql => "PL/pgSQL",
+            Self::OneStatement => "one statement",
+            Self::ApplicationSide => "application side",
+            Self::Floor => "the floor",
+        }
+    }
+
+    /// What its sessions set before anything else.
+    pub fn session(self) -> Option<&'static str> {
+        match self {
+            // Else it is planned anew at each call, for twice the instructions.
+            Self::OneStatement => Some("SET plan_cache_mode = force_generic_plan"),
+            _ => None,
+        }
+    }
+
+    /// None where it has no such thing.
+    pub fn call(self, workload: Workload, case: &Case) -> Option<Call> {
+        match self {
+            Self::Ours => Some(ours::call(workload, case).into()),
+            Self::PlPgsql => Some(plpgsql::call(workload, case).into()),
+            Self::OneStatement => Some(one_statement::call(workload, case).into()),
+            Self::ApplicationSide => Some(Call {
+                statements: application::calls(workload, case),
+                in_one_transaction: false,
+            }),
+            Self::Floor => Some(Call {
+                statements: floor::calls(workload, case)?,
+                in_one_transaction: true,
+            }),
+        }
+    }
+}
+
+/// What the contestants need to have installed beside the extension.
+pub const SETUP: &str = include_str!("contestants/plpgsql.sql");
+
+impl From<Statement> for Call {
+    fn from(statement: Statement) -> Self {
+        Self {
+            statements: vec![statement],
+            in_one_transaction: false,
+        }
+    }
+}
+
+impl Value {
+    pub fn as_sql(&self) -> &(dyn ToSql + Sync) {
+        match self {
+            Self::Uuid(id) => id,
+            Self::Bytes(bytes) => bytes,
+            Self::Text(text) => text,
+            Self::Texts(texts) => texts,
+            Self::Json(json) => json,
+            Self::Integer(integer) => integer,
+        }
+    }
+
+    /// As a literal, for EXECUTE. Nothing that we send has a quote in it, or a backslash.
+    pub fn literal(&self) -> String {
+        match self {
+            Self::Uuid(id) => format!("'{id}'"),
+            Self::Bytes(bytes) => {
+                let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("'\\x{digits}'")
+            }
+            Self::Text(text) => format!("'{text}'"),
+            Self::Texts(texts) => format!("'{{{}}}'", texts.join(",")),
+            Self::Json(json) => format!("'{json}'"),
+            Self::Integer(integer) => integer.to_string(),
+        }
+    }
+}
+
+impl Case {
+    fn text_email(&self) -> Value {
+        Value::Text(self.email.clone())
+    }
+
+    fn organization_ids(&self) -> Value {
+        let ids = self.organizations.iter().map(|m| m.organization.clone());
+        Value::Texts(ids.collect())
+    }
+}
