@@ -180,10 +180,9 @@ pub struct Member {
 
 impl Member {
     pub fn new(spi: &Spi, user: UserId, user_created: bool) -> Result<Self, Failure> {
-        let mut triggers = false;
-        for table in [&USERS, &MEMBERSHIPS, &HELD_ROLES] {
-            triggers = triggers || table.table_has_triggers(spi)?;
-        }
+        let triggers = MEMBERSHIPS.table_has_triggers(spi)?
+            || HELD_ROLES.table_has_triggers(spi)?
+            || user_created && USERS.table_has_triggers(spi)?;
         Ok(Self {
             user,
             user_created,
@@ -306,9 +305,14 @@ pub fn role_exists(spi: &Spi, id: &str) -> Result<bool, Failure> {
     ROLES.has_row(spi, &[Key::Text(id)])
 }
 
-/// The values of a column that cannot be NULL.
+/// The values of a column that cannot be NULL, in order.
 fn texts(rows: Vec<Row>, column: usize) -> Result<Vec<String>, Failure> {
-    rows.iter().map(|row| row.required(column)).collect()
+    let mut texts: Vec<String> = rows
+        .iter()
+        .map(|row| row.required(column))
+        .collect::<Result<_, _>>()?;
+    texts.sort_unstable();
+    Ok(texts)
 }
 
 fn membership(organization_id: &str, user: UserId) -> Parameters {

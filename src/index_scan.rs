@@ -108,25 +108,48 @@ pub struct Row<'s> {
 
 impl Row<'_> {
     /// The value of a column of the table, counted from 1; None where it is NULL.
-    pub fn get<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<Option<T>, Failure> {
-        let place = column.wrapping_sub(1);
-        if self.types.get(place) != Some(&T::type_oid()) {
-            return Err(internal("column"));
-        }
-        // SAFETY: `scan` has compared the types of these columns with those that the row has, and
-        // the arrays have a member for each.
-        Ok(unsafe { T::from_datum(*self.values.add(place), *self.nulls.add(place)) })
+    pub fn get<T: FromDatum + IntoDatum + 'static>(
+        &self,
+        column: usize,
+    ) -> Result<Option<T>, Failure> {
+        // SAFETY: what is not borrowed has no end.
+        unsafe { self.value(column) }
     }
 
     /// The value of a column that cannot be NULL.
-    pub fn required<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<T, Failure> {
+    pub fn required<T: FromDatum + IntoDatum + 'static>(
+        &self,
+        column: usize,
+    ) -> Result<T, Failure> {
         self.get(column)?.ok_or_else(|| internal("NULL"))
+    }
+
+    pub fn text(&self, column: usize) -> Result<Option<&str>, Failure> {
+        // SAFETY: borrowed from the row.
+        unsafe { self.value(column) }
+    }
+
+    pub fn bytes(&self, column: usize) -> Result<Option<&[u8]>, Failure> {
+        // SAFETY: borrowed from the row.
+        unsafe { self.value(column) }
     }
 
     pub fn is_null(&self, column: usize) -> bool {
         let place = column.wrapping_sub(1);
-        // SAFETY: as in `get`.
+        // SAFETY: as in `value`.
         place < self.types.len() && unsafe { *self.nulls.add(place) }
+    }
+
+    /// # Safety
+    /// What `T` borrows may not outlive the row.
+    unsafe fn value<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<Option<T>, Failure> {
+        let place = column.wrapping_sub(1);
+        if self.types.get(place) != Some(&T::type_oid()) {
+            return Err(internal("column"));
+        }
+        // SAFETY: the types of these columns were compared with those that the table has, and the
+        // arrays have a member for each.
+        Ok(unsafe { T::from_datum(*self.values.add(place), *self.nulls.add(place)) })
     }
 }
 
@@ -143,7 +166,7 @@ impl Index {
         Ok(!self.rows(spi, key)?.is_empty())
     }
 
-    /// The rows whose key begins like this, in order of it.
+    /// The rows whose key begins like this; in order of it, while the index has its name.
     pub fn rows<'s>(&self, spi: &'s Spi, key: &[Key]) -> Result<Vec<Row<'s>>, Failure> {
         let arguments = self.arguments(key)?;
         let mut rows = vec![];
@@ -412,5 +435,106 @@ impl Scan {
             unguarded::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE);
             unguarded::PopActiveSnapshot();
         }
+    }
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::pg_sys::{TEXTOID, UUIDOID};
+    use pgrx::prelude::*;
+
+    use super::{Index, Key};
+    use crate::statements::Spi;
+
+    const ROLES: Index = Index {
+        table: c"organization_jit_roles",
+        name: c"organization_jit_roles_pkey",
+        key: &[1],
+        columns: &[TEXTOID, TEXTOID],
+    };
+
+    fn default_roles(organization: &str) -> Vec<String> {
+        let spi = Spi::connect().unwrap();
+        let rows = ROLES.rows(&spi, &[Key::Text(organization)]).unwrap();
+        rows.iter().map(|row| row.required(2).unwrap()).collect()
+    }
+
+    fn fill() {
+        pgrx::Spi::run(
+            "INSERT INTO magic_link.organizations VALUES ('acme', 'Acme'), ('globex', 'Globex');
+             INSERT INTO magic_link.organization_roles VALUES ('c', 'C'), ('a', 'A'), ('b', 'B');
+             INSERT INTO magic_link.organization_jit_roles
+             VALUES ('acme', 'c'), ('acme', 'a'), ('acme', 'b'), ('globex', 'b')",
+        )
+        .unwrap();
+    }
+
+    #[pg_test]
+    fn rows_come_in_the_order_of_their_keys() {
+        fill();
+        assert_eq!(default_roles("acme"), ["a", "b", "c"]);
+        assert_eq!(default_roles("globex"), ["b"]);
+        assert!(default_roles("initech").is_empty());
+    }
+
+    #[pg_test]
+    fn an_index_of_another_name_is_not_missed() {
+        fill();
+        pgrx::Spi::run("ALTER INDEX magic_link.organization_jit_roles_pkey RENAME TO another")
+            .unwrap();
+        assert_eq!(default_roles("acme").len(), 3);
+        assert_eq!(default_roles("globex"), ["b"]);
+    }
+
+    #[pg_test]
+    fn columns_of_other_types_are_refused() {
+        fill();
+        let spi = Spi::connect().unwrap();
+        let row = ROLES.rows(&spi, &[Key::Text("globex")]).unwrap().remove(0);
+        assert_eq!(row.text(2).unwrap(), Some("b"));
+        assert!(row.get::<i32>(2).is_err());
+        assert!(row.get::<String>(3).is_err());
+        let others = Index {
+            columns: &[TEXTOID, UUIDOID],
+            ..ROLES
+        };
+        assert!(others.rows(&spi, &[Key::Text("globex")]).is_err());
+    }
+
+    #[pg_test]
+    fn what_is_there_is_locked() {
+        fill();
+        let spi = Spi::connect().unwrap();
+        let organizations = Index {
+            table: c"organizations",
+            name: c"organizations_pkey",
+            ..ROLES
+        };
+        assert!(organizations.lock(&spi, &[Key::Text("acme")]).unwrap());
+        assert!(!organizations.lock(&spi, &[Key::Text("initech")]).unwrap());
+        drop(spi);
+        let locked = pgrx::Spi::get_one::<i64>(
+            "SELECT count(*) FROM magic_link.organizations WHERE xmax <> 0",
+        );
+        assert_eq!(locked, Ok(Some(1)));
+    }
+
+    #[pg_test]
+    fn triggers_and_rules_are_noticed_and_foreign_keys_are_not() {
+        let noticed = || ROLES.table_has_triggers(&Spi::connect().unwrap()).unwrap();
+        assert!(!noticed());
+        pgrx::Spi::run(
+            "CREATE RULE twice AS ON INSERT TO magic_link.organization_jit_roles DO ALSO NOTIFY roles",
+        )
+        .unwrap();
+        assert!(noticed());
+        pgrx::Spi::run(
+            "DROP RULE twice ON magic_link.organization_jit_roles;
+             CREATE FUNCTION pg_temp.pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+             CREATE TRIGGER pass BEFORE INSERT ON magic_link.organization_jit_roles FOR EACH ROW EXECUTE FUNCTION pg_temp.pass()",
+        )
+        .unwrap();
+        assert!(noticed());
     }
 }

@@ -233,10 +233,10 @@ pub fn facts(spi: &Spi, claim: &Claim) -> Result<Option<Facts>, Failure> {
     let Some(row) = TOKENS.row(spi, &[Key::Uuid(claim.id)])? else {
         return Ok(None);
     };
-    let event: Option<&str> = row.get(5)?;
+    let event = row.text(5)?;
     Ok(Some(Facts {
-        hash_matches: row.required::<&[u8]>(2)? == claim.hash.as_bytes(),
-        email_matches: row.required::<&str>(3)? == claim.email.as_str(),
+        hash_matches: row.bytes(2)? == Some(claim.hash.as_bytes()),
+        email_matches: row.text(3)? == Some(claim.email.as_str()),
         consumed: !row.is_null(9),
         revoked: !row.is_null(11),
         expired: row.required::<Moment>(8)? <= Moment::now(),

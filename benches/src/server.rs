@@ -73,6 +73,23 @@ impl<'c> Stopped<'c> {
     }
 
     fn count(&self, contestant: Contestant, calls: &[Call], on_copy: bool) -> u64 {
+        let valgrind = std::env::var("MAGIC_LINK_VALGRIND").unwrap_or("valgrind".to_owned());
+        let profile = std::env::var("MAGIC_LINK_PROFILE").unwrap_or("/dev/null".to_owned());
+        let watcher = format!("{valgrind} --tool=callgrind --callgrind-out-file={profile}");
+        let said = self.run(&watcher, contestant, calls, on_copy);
+        let collected = said.lines().find_map(|line| line.split_once("Collected :"));
+        let count = collected.and_then(|(_, count)| count.trim().parse().ok());
+        count.unwrap_or_else(|| panic!("callgrind counted nothing:\n{said}"))
+    }
+
+    /// Runs calls in a single-user server that `watcher` starts, and answers what that said.
+    pub fn run(
+        &self,
+        watcher: &str,
+        contestant: Contestant,
+        calls: &[Call],
+        on_copy: bool,
+    ) -> String {
         let original = data(self.cluster);
         let [copy, statements, output] =
             ["copy", "statements", "output"].map(|name| path(self.cluster, name));
@@ -87,12 +104,10 @@ impl<'c> Stopped<'c> {
             }
             false => &original,
         };
-        let valgrind = std::env::var("MAGIC_LINK_VALGRIND").unwrap_or("valgrind".to_owned());
-        let profile = std::env::var("MAGIC_LINK_PROFILE").unwrap_or("/dev/null".to_owned());
         let said = shell(
             self.cluster,
             &format!(
-                "{valgrind} --tool=callgrind --callgrind-out-file={profile} postgres --single -D {data} {} <{statements} >{output}",
+                "{watcher} postgres --single -D {data} {} <{statements} >{output}",
                 self.database
             ),
         );
@@ -102,9 +117,7 @@ impl<'c> Stopped<'c> {
         if let Some(line) = said.lines().chain(answers.lines()).find(failed) {
             panic!("{}: {line}", contestant.name());
         }
-        let collected = said.lines().find_map(|line| line.split_once("Collected :"));
-        let count = collected.and_then(|(_, count)| count.trim().parse().ok());
-        count.unwrap_or_else(|| panic!("callgrind counted nothing:\n{said}"))
+        said
     }
 
     pub fn start_again(self) {
