@@ -11,6 +11,7 @@ COMMENT ON FUNCTION magic_link.one_time_token_is_sound(magic_link.one_time_token
 Errors: 22004 for NULL; 42P13 for a row that lacks a column.';
 
 -- As in a fresh install, whatever default privileges say.
+REVOKE ALL ON FUNCTION magic_link.one_time_token_is_sound(magic_link.one_time_tokens) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION magic_link.one_time_token_is_sound(magic_link.one_time_tokens) TO PUBLIC;
 
 ALTER TABLE magic_link.one_time_tokens
