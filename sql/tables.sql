@@ -145,16 +145,25 @@ CREATE TABLE magic_link.one_time_tokens (
     failed_attempts integer NOT NULL DEFAULT 0,
     user_created boolean,
     memberships jsonb,
-    CONSTRAINT one_time_tokens_pkey PRIMARY KEY (id),
-    CONSTRAINT one_time_tokens_token_hash_length CHECK (pg_catalog.length(token_hash) OPERATOR(pg_catalog.=) 32),
-    CONSTRAINT one_time_tokens_lifetime CHECK (expires_at OPERATOR(pg_catalog.>) created_at),
-    CONSTRAINT one_time_tokens_consumed CHECK ((consumed_at IS NULL) OPERATOR(pg_catalog.=) (consumed_by IS NULL)),
-    CONSTRAINT one_time_tokens_consumed_or_revoked CHECK (consumed_at IS NULL OR revoked_at IS NULL),
-    CONSTRAINT one_time_tokens_failed_attempts CHECK (failed_attempts OPERATOR(pg_catalog.>=) 0),
-    CONSTRAINT one_time_tokens_answer
-        CHECK ((user_created IS NULL) OPERATOR(pg_catalog.=) (memberships IS NULL)
-               AND (memberships IS NULL OR consumed_at IS NOT NULL))
+    CONSTRAINT one_time_tokens_pkey PRIMARY KEY (id)
 ) WITH (fillfactor = 45);
+
+-- One constraint, and one call, for all that a row has to be: PostgreSQL parses the text of each CHECK anew
+-- in every statement that writes. Six of them took 107,000 of the 390,000 instructions of a sign-in.
+CREATE FUNCTION magic_link.one_time_token_is_sound(one_time_token magic_link.one_time_tokens)
+RETURNS boolean
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'magic_link_one_time_token_is_sound';
+
+COMMENT ON FUNCTION magic_link.one_time_token_is_sound(magic_link.one_time_tokens) IS
+'Whether a row of the ledger is as it can be; the constraint one_time_tokens_sound says what that is. It looks at nothing but the row. PostgreSQL calls it as whoever writes the ledger, so that anybody may execute it.
+Errors: 22004 for NULL; 42P13 for a row that lacks a column.';
+
+ALTER TABLE magic_link.one_time_tokens
+    ADD CONSTRAINT one_time_tokens_sound CHECK (magic_link.one_time_token_is_sound(one_time_tokens));
+
+COMMENT ON CONSTRAINT one_time_tokens_sound ON magic_link.one_time_tokens IS
+'token_hash has 32 bytes. expires_at is later than created_at. consumed_at and consumed_by are both there or both NULL. consumed_at and revoked_at are not both there. failed_attempts is not negative. user_created and memberships are both there or both NULL, and NULL without consumed_at.';
 
 -- For what concerns one address: its limits, its revocations, and a DBA who looks for its tokens. No
 -- column of it ever changes, so that an update touches no index.

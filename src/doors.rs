@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 
 use pgrx::datum::TimestampWithTimeZone;
-use pgrx::{IntoDatum, check_for_interrupts};
+use pgrx::{IntoDatum, check_for_interrupts, pg_sys};
 
 use crate::context::{Context, InteractionEvent};
 use crate::email::Email;
-use crate::fmgr::{Answer, Call, Columns, Jsonb, door, forbid_in_read_only_transaction, pg_uuid};
+use crate::fmgr::{
+    Answer, Call, Column, Columns, Jsonb, door, forbid_in_read_only_transaction, pg_uuid,
+};
 use crate::issuance::{self, Issued, Lifetime, Order};
 use crate::ledger::Claim;
 use crate::lifecycle::{self, BatchSize, Cutoff, Events, Revoker};
@@ -17,7 +19,9 @@ use crate::outcome::{Outcome, Refusal};
 use crate::raise::{Failure, Report, SqlState};
 use crate::redemption::{self, Redemption, Release};
 use crate::session_switch;
+use crate::soundness;
 use crate::statements::Spi;
+use crate::system::Moment;
 use crate::token::Token;
 
 door!(normalize_email(1));
@@ -29,6 +33,36 @@ door!(one_time_token_id(1));
 fn one_time_token_id(call: &Call) -> Result<Answer, Failure> {
     let token = well_formed_token(call, 0)?;
     Ok(pg_uuid(token.id(&token.hash())).into_datum())
+}
+
+// PostgreSQL calls it whoever writes to the ledger.
+door!(one_time_token_is_sound(1) for anybody);
+fn one_time_token_is_sound(call: &Call) -> Result<Answer, Failure> {
+    const COLUMNS: [Column; 9] = [
+        (c"token_hash", pg_sys::BYTEAOID),
+        (c"created_at", pg_sys::TIMESTAMPTZOID),
+        (c"expires_at", pg_sys::TIMESTAMPTZOID),
+        (c"failed_attempts", pg_sys::INT4OID),
+        (c"consumed_at", pg_sys::TIMESTAMPTZOID),
+        (c"consumed_by", pg_sys::TEXTOID),
+        (c"revoked_at", pg_sys::TIMESTAMPTZOID),
+        (c"user_created", pg_sys::BOOLOID),
+        (c"memberships", pg_sys::JSONBOID),
+    ];
+    let token = call.fields(0, &COLUMNS)?;
+    let token = token.ok_or_else(|| Report::null("one_time_token"))?;
+    let row = soundness::Row {
+        token_hash_length: token.byte_length(0)?,
+        created_at: token.get::<Moment>(1)?,
+        expires_at: token.get(2)?,
+        failed_attempts: token.get(3)?,
+        has_consumed_at: token.has(4),
+        has_consumed_by: token.has(5),
+        has_revoked_at: token.has(6),
+        has_user_created: token.has(7),
+        has_memberships: token.has(8),
+    };
+    Ok(row.is_sound().into_datum())
 }
 
 door!(compose_magic_link(6));

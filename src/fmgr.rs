@@ -15,15 +15,22 @@ use pgrx::{Array, FromDatum, IntoDatum, PgMemoryContexts, check_for_interrupts, 
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::raise::{Failure, Report, SqlState, internal, or_throw};
-use crate::settings;
+use crate::raise::{Failure, Report, SqlState, catch, internal, or_throw};
 
 /// Gives a function of so many arguments to PostgreSQL, under its name, or another, after `magic_link_`.
+/// It serves no client that [`settings::check_client`](crate::settings::check_client) refuses, unless
+/// it is for anybody.
 macro_rules! door {
     ($body:ident($arguments:literal)) => {
         $crate::fmgr::door!($body($arguments) = $body);
     };
     ($name:ident($arguments:literal) = $body:expr) => {
+        $crate::fmgr::door!($name, $arguments, $crate::settings::check_client, $body);
+    };
+    ($body:ident($arguments:literal) for anybody) => {
+        $crate::fmgr::door!($body, $arguments, || Ok(()), $body);
+    };
+    ($name:ident, $arguments:literal, $admit:expr, $body:expr) => {
         const _: () = {
             #[unsafe(export_name = concat!("magic_link_", stringify!($name)))]
             extern "C-unwind" fn call(
@@ -31,7 +38,7 @@ macro_rules! door {
             ) -> ::pgrx::pg_sys::Datum {
                 // SAFETY: PostgreSQL calls this by its V1 convention; `fcinfo` is valid for the
                 // call, and this frame holds nothing that needs dropping.
-                unsafe { $crate::fmgr::call(fcinfo, $arguments, $body) }
+                unsafe { $crate::fmgr::call(fcinfo, $arguments, $admit, $body) }
             }
 
             #[unsafe(export_name = concat!("pg_finfo_magic_link_", stringify!($name)))]
@@ -63,6 +70,7 @@ pub type Answer = Option<pg_sys::Datum>;
 pub unsafe fn call(
     fcinfo: pg_sys::FunctionCallInfo,
     arguments: i16,
+    admit: fn() -> Result<(), Failure>,
     body: fn(&Call) -> Result<Answer, Failure>,
 ) -> pg_sys::Datum {
     // SAFETY: as the caller promises.
@@ -71,7 +79,7 @@ pub unsafe fn call(
             if (*fcinfo).nargs != arguments {
                 return Err(declared_otherwise());
             }
-            settings::check_client()?;
+            admit()?;
             body(&Call(fcinfo))
         });
         (*fcinfo).isnull = answer.is_none();
@@ -142,6 +150,35 @@ impl Call {
         unsafe { pg_getarg(self.0, position) }
     }
 
+    /// These columns of the row argument at `position`, None where it is NULL; 42P13 where the row has
+    /// them not. They are found by name: others may have come before them, and more may come.
+    pub fn fields<const N: usize>(
+        &self,
+        position: usize,
+        columns: &'static [Column; N],
+    ) -> Result<Option<Fields<N>>, Failure> {
+        // SAFETY: fcinfo is valid for the call, whose arguments were counted.
+        let Some(row) = (unsafe { pg_getarg_datum(self.0, position) }) else {
+            return Ok(None);
+        };
+        let mut values = [None; N];
+        // SAFETY: sql/tables.sql declares this argument as a row. Nothing in here needs dropping; the
+        // descriptor is released, by PostgreSQL itself after an error.
+        let as_declared = unsafe {
+            catch(|| {
+                let mut tuple = pg_sys::HeapTupleData::default();
+                let descriptor = unguarded::open(row, &mut tuple);
+                let read = unguarded::read(&mut tuple, descriptor, columns, &mut values);
+                unguarded::release(descriptor);
+                read
+            })
+        }?;
+        if !as_declared {
+            return Err(declared_otherwise());
+        }
+        Ok(Some(Fields { columns, values }))
+    }
+
     /// A row of the type that the function is declared to answer.
     pub fn row(&self, mut columns: Columns) -> Result<Answer, Failure> {
         let descriptor = self.descriptor()?;
@@ -209,6 +246,116 @@ impl Call {
             }
         }
         Ok(None)
+    }
+}
+
+/// A column of a row argument: its name and its type.
+pub type Column = (&'static CStr, pg_sys::Oid);
+
+/// The values of some columns of a row argument, in the order in which they were asked for. They live
+/// as long as the call.
+pub struct Fields<const N: usize> {
+    columns: &'static [Column; N],
+    values: [Option<pg_sys::Datum>; N],
+}
+
+impl<const N: usize> Fields<N> {
+    /// The value in this place, from 0; None where it is NULL.
+    pub fn get<T: FromDatum + IntoDatum>(&self, place: usize) -> Result<Option<T>, Failure> {
+        let value = self.value(place, T::type_oid())?;
+        // SAFETY: the row's own type was compared with the one that was asked for, and that is T's.
+        Ok(value.and_then(|value| unsafe { T::from_datum(value, false) }))
+    }
+
+    /// How many bytes the bytea in this place has, wherever they are kept.
+    pub fn byte_length(&self, place: usize) -> Result<Option<i32>, Failure> {
+        let Some(value) = self.value(place, pg_sys::BYTEAOID)? else {
+            return Ok(None);
+        };
+        // SAFETY: byteaoctetlen takes a bytea, toasted or not, and answers an integer.
+        Ok(unsafe { direct_function_call(pg_sys::byteaoctetlen, &[Some(value)]) })
+    }
+
+    /// Whether the value in this place is not NULL.
+    pub fn has(&self, place: usize) -> bool {
+        self.values.get(place).is_some_and(Option::is_some)
+    }
+
+    fn value(&self, place: usize, oid: pg_sys::Oid) -> Result<Option<pg_sys::Datum>, Failure> {
+        match (self.columns.get(place), self.values.get(place)) {
+            (Some((_, expected)), Some(value)) if *expected == oid => Ok(*value),
+            _ => Err(internal("column")),
+        }
+    }
+}
+
+/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
+mod unguarded {
+    use std::ffi::{c_char, c_int, c_void};
+
+    use pgrx::pg_sys;
+
+    use super::Column;
+
+    unsafe extern "C-unwind" {
+        fn pg_detoast_datum(datum: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
+        fn lookup_rowtype_tupdesc(oid: pg_sys::Oid, modifier: i32) -> pg_sys::TupleDesc;
+        fn DecrTupleDescRefCount(descriptor: pg_sys::TupleDesc);
+        fn heap_deform_tuple(
+            tuple: pg_sys::HeapTuple,
+            descriptor: pg_sys::TupleDesc,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+        );
+        fn SPI_fnumber(descriptor: pg_sys::TupleDesc, name: *const c_char) -> c_int;
+        fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, column: c_int) -> pg_sys::Oid;
+        fn palloc(size: usize) -> *mut c_void;
+    }
+
+    /// Points `tuple` to a row, and answers the descriptor of its type, which is to be released.
+    pub unsafe fn open(row: pg_sys::Datum, tuple: &mut pg_sys::HeapTupleData) -> pg_sys::TupleDesc {
+        // SAFETY: the datum is a row, and says itself of which type. In memory of the call's.
+        unsafe {
+            let header: pg_sys::HeapTupleHeader = pg_detoast_datum(row.cast_mut_ptr()).cast();
+            tuple.t_len = pgrx::varsize(header.cast()) as u32;
+            tuple.t_data = header;
+            let row_type = (*header).t_choice.t_datum;
+            lookup_rowtype_tupdesc(row_type.datum_typeid, row_type.datum_typmod)
+        }
+    }
+
+    /// Reads these columns; false where there is none of that name and type.
+    pub unsafe fn read(
+        tuple: &mut pg_sys::HeapTupleData,
+        descriptor: pg_sys::TupleDesc,
+        columns: &[Column],
+        read: &mut [Option<pg_sys::Datum>],
+    ) -> bool {
+        // SAFETY: a tuple and its descriptor; the arrays have a member for each of its columns, and
+        // SPI_fnumber answers the number of one of them, or what is not above 0.
+        unsafe {
+            let count = (*descriptor).natts as usize;
+            let values: *mut pg_sys::Datum = palloc(count * size_of::<pg_sys::Datum>()).cast();
+            let nulls: *mut bool = palloc(count * size_of::<bool>()).cast();
+            heap_deform_tuple(tuple, descriptor, values, nulls);
+            columns.iter().zip(read).all(|((name, oid), value)| {
+                let number = SPI_fnumber(descriptor, name.as_ptr());
+                let found = number > 0 && SPI_gettypeid(descriptor, number) == *oid;
+                if found && !*nulls.add(number as usize - 1) {
+                    *value = Some(*values.add(number as usize - 1));
+                }
+                found
+            })
+        }
+    }
+
+    pub unsafe fn release(descriptor: pg_sys::TupleDesc) {
+        // SAFETY: ReleaseTupleDesc: what is not counted is nobody's to release.
+        unsafe {
+            if (*descriptor).tdrefcount >= 0 {
+                DecrTupleDescRefCount(descriptor);
+            }
+        }
     }
 }
 

@@ -15,6 +15,7 @@ mod context;
 mod email;
 mod link;
 mod outcome;
+mod soundness;
 mod token;
 
 // Rooms that speak SQL.

@@ -49,6 +49,7 @@ const NULLS: &[(&str, &str)] = &[
     ("check_one_time_token('0', NULL)", "email"),
     ("session_switch_decision(NULL, 'a@b')", "token"),
     ("session_switch_decision('0', NULL)", "email"),
+    ("one_time_token_is_sound(NULL)", "one_time_token"),
     ("revoke_one_time_token(NULL)", "id"),
     ("revoke_one_time_tokens(NULL)", "email"),
     ("delete_one_time_token(NULL)", "id"),

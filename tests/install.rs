@@ -39,6 +39,8 @@ fn the_functions_are_those_of_the_contract() {
         "grant_backend(role regrole) void".to_owned(),
         "normalize_email(email text) text".to_owned(),
         "one_time_token_id(token text) uuid".to_owned(),
+        // For the ledger's CHECK.
+        "one_time_token_is_sound(one_time_token magic_link.one_time_tokens) boolean".to_owned(),
         "purge_one_time_tokens(retention interval DEFAULT '30 days'::interval, batch_size integer DEFAULT 10000) bigint"
             .to_owned(),
         format!("redeem_one_time_token({presented}, {redeemed}) record"),
@@ -94,6 +96,10 @@ fn everything_explains_itself_in_psql() {
            FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid
           WHERE c.relnamespace = 'magic_link'::regnamespace AND c.relkind IN ('r', 'v')
             AND a.attnum > 0 AND NOT a.attisdropped AND col_description(c.oid, a.attnum) IS NULL
+         UNION ALL
+         SELECT 'check ' || conname FROM pg_constraint
+          WHERE conrelid = 'magic_link.one_time_tokens'::regclass AND contype = 'c'
+            AND obj_description(oid, 'pg_constraint') IS NULL
          UNION ALL
          SELECT 'schema' FROM pg_namespace WHERE nspname = 'magic_link' AND obj_description(oid, 'pg_namespace') IS NULL
          UNION ALL
