@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::contestants::{Call, Contestant};
+use crate::contestants::{Call, Contestant, Statement, Value};
 use crate::plot::Bars;
 use crate::report::{Goal, Part, Row, progress};
 use crate::server::{self, Stopped};
@@ -34,8 +34,21 @@ pub fn measure() -> Part {
             }
         }
     }
+    let nothing = stopped.instructions(Contestant::Ours, &nothing(), true);
     stopped.start_again();
-    report(&counts)
+    let mut part = report(&counts);
+    let figure = "instructions, an EXECUTE that does nothing";
+    part.rows.push(Row::plain(figure, nothing, "each"));
+    part
+}
+
+/// What each statement costs here before it does anything, to know how much of the counts that is.
+fn nothing() -> Vec<Call> {
+    let nothing = || Statement {
+        sql: "SELECT $1::text",
+        values: vec![Value::Text(String::new())],
+    };
+    (0..150).map(|_| nothing().into()).collect()
 }
 
 fn report(counts: &HashMap<(Workload, Contestant), f64>) -> Part {
