@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::email::Email;
 use crate::fmgr::pg_uuid;
-use crate::index_scan::{Index, Key, Row};
+use crate::index_scan::{Found, Index, Key, Row};
 use crate::raise::{Failure, Report};
 use crate::statements::{Parameters, Spi, statements};
 
@@ -18,6 +18,7 @@ static USERS: Index = Index {
     name: c"users_pkey",
     key: &[1],
     columns: &[],
+    found: Found::not_yet(),
 };
 
 static USERS_BY_EMAIL: Index = Index {
@@ -25,6 +26,7 @@ static USERS_BY_EMAIL: Index = Index {
     name: c"users_email_key",
     key: &[2],
     columns: &[UUIDOID],
+    found: Found::not_yet(),
 };
 
 static ORGANIZATIONS: Index = Index {
@@ -32,6 +34,7 @@ static ORGANIZATIONS: Index = Index {
     name: c"organizations_pkey",
     key: &[1],
     columns: &[],
+    found: Found::not_yet(),
 };
 
 static ROLES: Index = Index {
@@ -39,6 +42,7 @@ static ROLES: Index = Index {
     name: c"organization_roles_pkey",
     key: &[1],
     columns: &[],
+    found: Found::not_yet(),
 };
 
 static DEFAULT_ROLES: Index = Index {
@@ -46,6 +50,7 @@ static DEFAULT_ROLES: Index = Index {
     name: c"organization_jit_roles_pkey",
     key: &[1],
     columns: &[TEXTOID, TEXTOID],
+    found: Found::not_yet(),
 };
 
 static EMAIL_DOMAINS: Index = Index {
@@ -53,6 +58,7 @@ static EMAIL_DOMAINS: Index = Index {
     name: c"organization_jit_email_domains_email_domain_idx",
     key: &[2],
     columns: &[TEXTOID, TEXTOID],
+    found: Found::not_yet(),
 };
 
 static MEMBERSHIPS: Index = Index {
@@ -60,6 +66,7 @@ static MEMBERSHIPS: Index = Index {
     name: c"organization_memberships_pkey",
     key: &[1, 2],
     columns: &[],
+    found: Found::not_yet(),
 };
 
 static HELD_ROLES: Index = Index {
@@ -67,6 +74,7 @@ static HELD_ROLES: Index = Index {
     name: c"organization_membership_roles_pkey",
     key: &[1, 2],
     columns: &[TEXTOID, UUIDOID, TEXTOID],
+    found: Found::not_yet(),
 };
 
 statements! {

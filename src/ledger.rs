@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::context::{Context, InteractionEvent};
 use crate::email::Email;
 use crate::fmgr::{Jsonb, pg_uuid};
-use crate::index_scan::{Index, Key};
+use crate::index_scan::{Found, Index, Key};
 use crate::outcome::Facts;
 use crate::raise::{Failure, Report};
 use crate::statements::{Parameters, Row, Spi, Statement, statements};
@@ -34,6 +34,7 @@ static TOKENS: Index = Index {
         pg_sys::TEXTOID,
         pg_sys::TIMESTAMPTZOID,
     ],
+    found: Found::not_yet(),
 };
 
 statements! {
