@@ -6,7 +6,7 @@ mod one_statement;
 mod ours;
 mod plpgsql;
 
-use magic_link_harness::postgres::types::ToSql;
+use magic_link_harness::postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use crate::workload::{Case, Workload};
@@ -16,7 +16,10 @@ pub enum Contestant {
     Ours,
     PlPgsql,
     OneStatement,
+    /// As query builders send it: each query parsed and planned when it comes.
     ApplicationSide,
+    /// With statements prepared once for a session, where the application takes that trouble.
+    ApplicationPrepared,
     Floor,
 }
 
@@ -28,7 +31,7 @@ pub struct Call {
     pub in_one_transaction: bool,
 }
 
-/// A statement, which is prepared once for a session, and the values of its parameters.
+/// A statement and the values of its parameters.
 #[derive(Debug)]
 pub struct Statement {
     pub sql: &'static str,
@@ -46,11 +49,12 @@ pub enum Value {
 }
 
 impl Contestant {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Ours,
         Self::PlPgsql,
         Self::OneStatement,
         Self::ApplicationSide,
+        Self::ApplicationPrepared,
         Self::Floor,
     ];
 
@@ -60,6 +64,7 @@ impl Contestant {
             Self::PlPgsql => "PL/pgSQL",
             Self::OneStatement => "one statement",
             Self::ApplicationSide => "application side",
+            Self::ApplicationPrepared => "application side, prepared",
             Self::Floor => "the floor",
         }
     }
@@ -73,13 +78,18 @@ impl Contestant {
         }
     }
 
+    /// Whether its statements are prepared once for a session.
+    pub fn prepares(self) -> bool {
+        self != Self::ApplicationSide
+    }
+
     /// None where it has no such thing.
     pub fn call(self, workload: Workload, case: &Case) -> Option<Call> {
         match self {
             Self::Ours => Some(ours::call(workload, case).into()),
             Self::PlPgsql => Some(plpgsql::call(workload, case).into()),
             Self::OneStatement => Some(one_statement::call(workload, case).into()),
-            Self::ApplicationSide => Some(Call {
+            Self::ApplicationSide | Self::ApplicationPrepared => Some(Call {
                 statements: application::calls(workload, case),
                 in_one_transaction: false,
             }),
@@ -112,6 +122,17 @@ impl Value {
             Self::Texts(texts) => texts,
             Self::Json(json) => json,
             Self::Integer(integer) => integer,
+        }
+    }
+
+    pub fn sql_type(&self) -> Type {
+        match self {
+            Self::Uuid(_) => Type::UUID,
+            Self::Bytes(_) => Type::BYTEA,
+            Self::Text(_) => Type::TEXT,
+            Self::Texts(_) => Type::TEXT_ARRAY,
+            Self::Json(_) => Type::JSONB,
+            Self::Integer(_) => Type::INT4,
         }
     }
 

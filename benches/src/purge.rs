@@ -14,7 +14,7 @@ use crate::wire::Session;
 use crate::workload::{Workload, cases};
 
 const ENDED: usize = 1_000_000;
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// More than are redeemed while a purge runs.
 const CALLS: usize = 30_000;
 

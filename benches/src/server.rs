@@ -19,6 +19,7 @@ pub fn start(settings: &[(&str, &str)]) -> Cluster {
         ("bgwriter_lru_maxpages", "0"),
         ("statement_timeout", "0"),
         ("jit", "off"),
+        ("max_connections", "300"),
     ];
     Cluster::start(&[&quiet, settings].concat())
 }
@@ -130,7 +131,8 @@ impl<'c> Stopped<'c> {
     }
 }
 
-/// What a single-user server reads: a statement a line, each prepared before it is first executed.
+/// What a single-user server reads: a statement a line, each prepared before it is first executed, where
+/// the contestant does that.
 fn script(contestant: Contestant, calls: &[Call]) -> String {
     let mut prepared: Vec<&'static str> = vec![];
     let mut lines: Vec<String> = contestant
@@ -143,6 +145,10 @@ fn script(contestant: Contestant, calls: &[Call]) -> String {
             lines.push("BEGIN".to_owned());
         }
         for statement in &call.statements {
+            if !contestant.prepares() {
+                lines.push(written_out(statement));
+                continue;
+            }
             let number = prepared.iter().position(|sql| *sql == statement.sql);
             let number = number.unwrap_or_else(|| {
                 let sql = statement.sql.replace('\n', " ");
@@ -166,6 +172,15 @@ fn execute(number: usize, statement: &Statement) -> String {
         .map(|value| value.literal())
         .collect();
     format!("EXECUTE s{number}({})", values.join(", "))
+}
+
+fn written_out(statement: &Statement) -> String {
+    let sql = statement.sql.replace('\n', " ");
+    // From the last one, since $1 is how $10 begins.
+    let values = statement.values.iter().enumerate().rev();
+    values.fold(sql, |sql, (place, value)| {
+        sql.replace(&format!("${}", place + 1), &value.literal())
+    })
 }
 
 fn path(cluster: &Cluster, name: &str) -> String {

@@ -123,6 +123,7 @@ fn rows(setting: Setting, times: &HashMap<Contestant, Vec<f64>>) -> Vec<Row> {
         against(Contestant::PlPgsql, Some(1.0)),
         against(Contestant::OneStatement, Some(1.0)),
         against(Contestant::ApplicationSide, application_side),
+        against(Contestant::ApplicationPrepared, None),
     ]
 }
 

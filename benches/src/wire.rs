@@ -1,13 +1,14 @@
-//! A session as an application's driver has it: statements prepared once, values bound.
+//! A session as an application's driver has it: values bound, statements prepared once or not at all.
 
 use std::collections::HashMap;
 
 use magic_link_harness::postgres::{self, Client};
 
-use crate::contestants::{Call, Contestant};
+use crate::contestants::{Call, Contestant, Statement};
 
 pub struct Session {
     pub client: Client,
+    prepares: bool,
     prepared: HashMap<&'static str, postgres::Statement>,
 }
 
@@ -18,6 +19,7 @@ impl Session {
         }
         Self {
             client,
+            prepares: contestant.prepares(),
             prepared: HashMap::new(),
         }
     }
@@ -33,20 +35,34 @@ impl Session {
             self.client.batch_execute("BEGIN")?;
         }
         for statement in &call.statements {
-            if !self.prepared.contains_key(statement.sql) {
-                let prepared = self.client.prepare(statement.sql)?;
-                self.prepared.insert(statement.sql, prepared);
-            }
-            let values: Vec<_> = statement
-                .values
-                .iter()
-                .map(|value| value.as_sql())
-                .collect();
-            self.client.query(&self.prepared[statement.sql], &values)?;
+            self.send(statement)?;
         }
         if call.in_one_transaction {
             self.client.batch_execute("COMMIT")?;
         }
+        Ok(())
+    }
+
+    /// In one round trip, if it was prepared, or is not.
+    fn send(&mut self, statement: &Statement) -> Result<(), postgres::Error> {
+        if !self.prepares {
+            let values = statement.values.iter();
+            let values: Vec<_> = values
+                .map(|value| (value.as_sql(), value.sql_type()))
+                .collect();
+            self.client.query_typed(statement.sql, &values)?;
+            return Ok(());
+        }
+        if !self.prepared.contains_key(statement.sql) {
+            let prepared = self.client.prepare(statement.sql)?;
+            self.prepared.insert(statement.sql, prepared);
+        }
+        let values: Vec<_> = statement
+            .values
+            .iter()
+            .map(|value| value.as_sql())
+            .collect();
+        self.client.query(&self.prepared[statement.sql], &values)?;
         Ok(())
     }
 }

@@ -16,11 +16,11 @@ const DEFAULT_ROLES: &str =
     "SELECT * FROM magic_link.organization_jit_roles WHERE organization_id = ANY ($1)";
 const MEMBERSHIPS: &str = "SELECT * FROM magic_link.organization_memberships WHERE user_id = $1";
 const INSERT_MEMBERSHIPS: &str = "
-INSERT INTO magic_link.organization_memberships (organization_id, user_id) SELECT unnest($1::text[]), $2
+INSERT INTO magic_link.organization_memberships (organization_id, user_id) SELECT unnest($1::text[]), $2::uuid
     ON CONFLICT DO NOTHING";
 const INSERT_ROLES: &str = "
 INSERT INTO magic_link.organization_membership_roles (organization_id, user_id, organization_role_id)
-SELECT o, $2, r FROM unnest($1::text[], $3::text[]) AS n (o, r) ON CONFLICT DO NOTHING";
+SELECT o, $2::uuid, r FROM unnest($1::text[], $3::text[]) AS n (o, r) ON CONFLICT DO NOTHING";
 
 pub fn calls(workload: Workload, case: &Case) -> Vec<Statement> {
     let find_token = Statement {
