@@ -25,7 +25,10 @@ END
 $$";
 
 pub fn measure() -> Part {
-    let cluster = server::start(&[("synchronous_commit", "off")]);
+    // With less the session writes pages out itself, and is once given 2 MiB by PostgreSQL to sort out
+    // which files are to be synchronised.
+    let settings = [("synchronous_commit", "off"), ("shared_buffers", "1GB")];
+    let cluster = server::start(&settings);
     let database = server::database(&cluster);
     let mut client = database.superuser();
     progress("a million tokens");
