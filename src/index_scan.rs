@@ -218,7 +218,8 @@ impl Index {
                         spi: PhantomData,
                     });
                 }
-                scan.end();
+                // Read is read; and a session has but 16 places for locks that cost little.
+                scan.end(pg_sys::AccessShareLock);
                 as_expected
             })
         }?;
@@ -253,7 +254,7 @@ impl Index {
                     Some(_) => scan.lock(),
                     None => Lock::Absent,
                 };
-                scan.end();
+                scan.end(pg_sys::NoLock);
                 lock
             })
         }
@@ -390,7 +391,7 @@ impl Scan {
     /// With a snapshot of its own, as each statement has, which sees what the last one did.
     unsafe fn begin(index: &Index, arguments: &[Argument], mode: u32) -> Self {
         // SAFETY: the names are zero-terminated; the lock that is taken keeps the table as it is until
-        // the end of the transaction. The keys are copied, or read no more after the scan's start.
+        // the scan's end at least. The keys are copied, or read no more after the scan's start.
         unsafe {
             unguarded::CommandCounterIncrement();
             unguarded::PushActiveSnapshot(unguarded::GetTransactionSnapshot());
@@ -493,11 +494,12 @@ impl Scan {
         }
     }
 
-    unsafe fn end(self) {
+    /// Gives back this lock on the table; without one it is held to the end of the transaction.
+    unsafe fn end(self, mode: u32) {
         // SAFETY: what `begin` opened.
         unsafe {
             unguarded::systable_endscan(self.scan);
-            unguarded::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            unguarded::table_close(self.relation, mode as pg_sys::LOCKMODE);
             unguarded::PopActiveSnapshot();
         }
     }
