@@ -12,7 +12,7 @@ help:
 	@echo "make psql      psql on such a server, gone when you quit"
 	@echo "make test      every check and test; make test STAGES=\"format clippy pg_test regress connections\" for some"
 	@echo "make bench     magic_link beside what would be done without it, into benches/results.md: a release build, no root,"
-	@echo "                 half an hour, 15 GB of disk; PARTS=\"instructions wal throughput bulk purge memory growth\" for some"
+	@echo "                 a quarter of an hour, 15 GB of disk; PARTS=\"instructions wal throughput bulk purge memory growth\" for some"
 	@echo "make regress   the pg_regress tests alone; TESTS=\"name name\" for some, ACCEPT=1 to accept the answers,"
 	@echo "                 UPGRADED=1 on an installation of the oldest release, updated"
 	@echo "make lint      format and clippy alone"
