@@ -1,0 +1,8 @@
+//! What takes long to break magic_link with: each part runs for the time it is given, and ends at the first
+//! thing that does not hold. `make torture` runs them at length, tests in `tests/` for a few seconds.
+//!
+//! ```text
+//! run   how long, with which seed, and the line that shows how far it is
+//! ```
+
+pub mod run;
