@@ -17,7 +17,7 @@ static USERS: Index = Index {
     table: c"users",
     name: c"users_pkey",
     key: &[1],
-    columns: &[],
+    columns: &[UUIDOID],
     found: Found::not_yet(),
 };
 
@@ -25,7 +25,7 @@ static USERS_BY_EMAIL: Index = Index {
     table: c"users",
     name: c"users_email_key",
     key: &[2],
-    columns: &[UUIDOID],
+    columns: &[UUIDOID, TEXTOID],
     found: Found::not_yet(),
 };
 
@@ -33,7 +33,7 @@ static ORGANIZATIONS: Index = Index {
     table: c"organizations",
     name: c"organizations_pkey",
     key: &[1],
-    columns: &[],
+    columns: &[TEXTOID],
     found: Found::not_yet(),
 };
 
@@ -41,7 +41,7 @@ static ROLES: Index = Index {
     table: c"organization_roles",
     name: c"organization_roles_pkey",
     key: &[1],
-    columns: &[],
+    columns: &[TEXTOID],
     found: Found::not_yet(),
 };
 
@@ -65,7 +65,7 @@ static MEMBERSHIPS: Index = Index {
     table: c"organization_memberships",
     name: c"organization_memberships_pkey",
     key: &[1, 2],
-    columns: &[],
+    columns: &[TEXTOID, UUIDOID],
     found: Found::not_yet(),
 };
 

@@ -8,6 +8,7 @@
 
 use std::ffi::CStr;
 use std::marker::PhantomData;
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use pgrx::{FromDatum, IntoDatum, pg_sys};
@@ -34,6 +35,13 @@ mod unguarded {
         pub fn get_relname_relid(name: *const c_char, namespace: pg_sys::Oid) -> pg_sys::Oid;
         pub fn table_open(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
         pub fn table_close(relation: pg_sys::Relation, mode: pg_sys::LOCKMODE);
+        pub fn index_open(index: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
+        pub fn index_close(index: pg_sys::Relation, mode: pg_sys::LOCKMODE);
+        pub fn heap_attisnull(
+            tuple: pg_sys::HeapTuple,
+            column: c_int,
+            descriptor: pg_sys::TupleDesc,
+        ) -> bool;
         pub fn ScanKeyEntryInitialize(
             entry: pg_sys::ScanKey,
             flags: c_int,
@@ -70,13 +78,14 @@ mod unguarded {
     }
 }
 
-/// An index of a table of ours. Where it is not there under this name, the table is read as a whole.
+/// An index of a table of ours. Where there is none of this name that serves, the table is read as a
+/// whole.
 pub struct Index {
     pub table: &'static CStr,
     pub name: &'static CStr,
     /// The numbers of the table's columns that it is made of, from 1.
     pub key: &'static [pg_sys::AttrNumber],
-    /// The types of the table's first columns, as many as are read.
+    /// The types of the table's first columns: the key's, and as many as are read.
     pub columns: &'static [pg_sys::Oid],
     pub found: Found,
 }
@@ -205,11 +214,13 @@ impl Index {
         let arguments = self.arguments(key)?;
         let mut rows = vec![];
         // SAFETY: see `Scan`; nothing in here needs dropping, `rows` is outside.
-        let as_expected = unsafe {
+        let as_made = unsafe {
             spi.catch(|| {
-                let scan = Scan::begin(self, &arguments[..key.len()], pg_sys::AccessShareLock);
-                let as_expected = scan.has_columns(self.columns);
-                while as_expected && let Some(tuple) = scan.next() {
+                let arguments = &arguments[..key.len()];
+                let Some(scan) = Scan::begin(self, arguments, pg_sys::AccessShareLock) else {
+                    return false;
+                };
+                while let Some(tuple) = scan.next() {
                     let (values, nulls) = scan.copy(tuple);
                     rows.push(Row {
                         values,
@@ -220,11 +231,11 @@ impl Index {
                 }
                 // Read is read; and a session has but 16 places for locks that cost little.
                 scan.end(pg_sys::AccessShareLock);
-                as_expected
+                true
             })
         }?;
-        if !as_expected {
-            return Err(internal("columns"));
+        if !as_made {
+            return Err(self.table_was_changed());
         }
         Ok(rows)
     }
@@ -240,6 +251,7 @@ impl Index {
                 Lock::Changed => {}
                 Lock::ChangedSinceSnapshot => return Err(changed_since_snapshot()),
                 Lock::Refused => return Err(internal("tuple_lock")),
+                Lock::NoSuchTable => return Err(self.table_was_changed()),
             }
         }
     }
@@ -249,7 +261,10 @@ impl Index {
         // SAFETY: see `Scan`; nothing in here needs dropping.
         unsafe {
             spi.catch(|| {
-                let scan = Scan::begin(self, &arguments[..key.len()], pg_sys::RowShareLock);
+                let arguments = &arguments[..key.len()];
+                let Some(scan) = Scan::begin(self, arguments, pg_sys::RowShareLock) else {
+                    return Lock::NoSuchTable;
+                };
                 let lock = match scan.next() {
                     Some(_) => scan.lock(),
                     None => Lock::Absent,
@@ -278,6 +293,15 @@ impl Index {
                 has_triggers
             })
         }
+    }
+
+    /// By a superuser: what is the extension's, nobody else can change.
+    fn table_was_changed(&self) -> Failure {
+        let message = format!(
+            "magic_link.{} is not the table that the extension created",
+            self.table.to_string_lossy()
+        );
+        Report::new(SqlState::WRONG_OBJECT_TYPE, message).into()
     }
 
     fn arguments(&self, key: &[Key]) -> Result<[Argument; MAX_KEYS], Failure> {
@@ -319,7 +343,8 @@ impl Index {
     }
 
     unsafe fn find(&self) {
-        // SAFETY: zero-terminated names; a function that stays, told of changes from the first age on.
+        // SAFETY: zero-terminated names; a function that stays, told of changes from the first age on;
+        // an index's oid where there is one.
         unsafe {
             if AGE.load(Relaxed) == 0 {
                 unguarded::CacheRegisterRelcacheCallback(Some(end_age), pg_sys::Datum::null());
@@ -331,10 +356,42 @@ impl Index {
             }
             let schema = unguarded::get_namespace_oid(c"magic_link".as_ptr(), false);
             let table = unguarded::get_relname_relid(self.table.as_ptr(), schema);
-            let index = unguarded::get_relname_relid(self.name.as_ptr(), schema);
+            let mut index = unguarded::get_relname_relid(self.name.as_ptr(), schema);
+            if index != pg_sys::InvalidOid && !self.is_served_by(index, table) {
+                index = pg_sys::InvalidOid;
+            }
             self.found.table.store(table.to_u32(), Relaxed);
             self.found.index.store(index.to_u32(), Relaxed);
             self.found.age.store(age, Relaxed);
+        }
+    }
+
+    /// Whether all rows of the table are found by this index, in any snapshot.
+    ///
+    /// # Safety
+    /// To be called inside `catch`, with the oid of a relation.
+    unsafe fn is_served_by(&self, index: pg_sys::Oid, table: pg_sys::Oid) -> bool {
+        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        // SAFETY: an open index has a row in pg_index, and of each column a number and a collation.
+        unsafe {
+            let relation = unguarded::index_open(index, mode);
+            let form = (*relation).rd_index;
+            let width = (*form).indnkeyatts as usize;
+            let columns = (*form).indkey.values.as_slice(width);
+            let collations = std::slice::from_raw_parts((*relation).rd_indcollation, width);
+            let bytewise = [pg_sys::InvalidOid, pg_sys::C_COLLATION_OID];
+            let predicate = pg_sys::Anum_pg_index_indpred as i32;
+            let serves = (*form).indrelid == table
+                && (*(*relation).rd_rel).relam == pg_sys::BTREE_AM_OID
+                && (*form).indisvalid
+                && !(*form).indcheckxmin
+                && unguarded::heap_attisnull((*relation).rd_indextuple, predicate, null_mut())
+                && columns.starts_with(self.key)
+                && collations
+                    .iter()
+                    .all(|collation| bytewise.contains(collation));
+            unguarded::index_close(relation, mode);
+            serves
         }
     }
 }
@@ -349,6 +406,7 @@ enum Lock {
     ChangedSinceSnapshot,
     /// For no reason that there is.
     Refused,
+    NoSuchTable,
 }
 
 /// 40001, in PostgreSQL's own words.
@@ -378,6 +436,21 @@ impl Default for Argument {
     }
 }
 
+/// Whether it is an ordinary table (a view has no rows of its own) whose columns begin with these types.
+///
+/// # Safety
+/// To be called inside `catch`, with an open relation.
+unsafe fn is_table_of(relation: pg_sys::Relation, types: &[pg_sys::Oid]) -> bool {
+    // SAFETY: an open relation has a row in pg_class and a descriptor; a column that is not there has
+    // no type.
+    unsafe {
+        (*(*relation).rd_rel).relkind == pg_sys::RELKIND_RELATION as std::ffi::c_char
+            && (1..)
+                .zip(types)
+                .all(|(column, oid)| unguarded::SPI_gettypeid((*relation).rd_att, column) == *oid)
+    }
+}
+
 /// An open scan. It holds nothing that Rust would have to drop: after an error PostgreSQL itself lets
 /// go of relations, snapshots and pages at the end of the transaction.
 ///
@@ -388,14 +461,19 @@ struct Scan {
 }
 
 impl Scan {
-    /// With a snapshot of its own, as each statement has, which sees what the last one did.
-    unsafe fn begin(index: &Index, arguments: &[Argument], mode: u32) -> Self {
+    /// With a snapshot of its own, as each statement has, which sees what the last one did. None where
+    /// the table is not the one that is meant.
+    unsafe fn begin(index: &Index, arguments: &[Argument], mode: u32) -> Option<Self> {
         // SAFETY: the names are zero-terminated; the lock that is taken keeps the table as it is until
         // the scan's end at least. The keys are copied, or read no more after the scan's start.
         unsafe {
             unguarded::CommandCounterIncrement();
-            unguarded::PushActiveSnapshot(unguarded::GetTransactionSnapshot());
             let relation = unguarded::table_open(index.table_oid(), mode as pg_sys::LOCKMODE);
+            if !is_table_of(relation, index.columns) {
+                unguarded::table_close(relation, mode as pg_sys::LOCKMODE);
+                return None;
+            }
+            unguarded::PushActiveSnapshot(unguarded::GetTransactionSnapshot());
             let name = index.oid();
             let mut keys: [pg_sys::ScanKeyData; MAX_KEYS] = Default::default();
             for (key, argument) in keys.iter_mut().zip(arguments) {
@@ -418,18 +496,7 @@ impl Scan {
                 arguments.len() as i32,
                 keys.as_mut_ptr(),
             );
-            Self { relation, scan }
-        }
-    }
-
-    /// Whether the table's columns begin with these types.
-    unsafe fn has_columns(&self, types: &[pg_sys::Oid]) -> bool {
-        // SAFETY: the descriptor of an open table; a column that is not there has no type.
-        unsafe {
-            let descriptor = (*self.relation).rd_att;
-            (1..)
-                .zip(types)
-                .all(|(column, oid)| unguarded::SPI_gettypeid(descriptor, column) == *oid)
+            Some(Self { relation, scan })
         }
     }
 
@@ -511,7 +578,7 @@ mod tests {
     use pgrx::pg_sys::{TEXTOID, UUIDOID};
     use pgrx::prelude::*;
 
-    use super::{Found, Index, Key, Relaxed};
+    use super::{Failure, Found, Index, Key, Relaxed, SqlState};
     use crate::statements::Spi;
 
     static ROLES: Index = Index {
@@ -581,6 +648,44 @@ mod tests {
         assert!(others.rows(&spi, &[Key::Text("globex")]).is_err());
     }
 
+    #[pg_test]
+    fn an_index_that_does_not_find_every_row_is_not_asked() {
+        fill();
+        for definition in [
+            "magic_link.organization_jit_roles (organization_role_id, organization_id)",
+            "magic_link.organization_jit_roles (organization_id) WHERE organization_id < 'b'",
+            "magic_link.organization_jit_roles (organization_id COLLATE \"und-x-icu\")",
+            "magic_link.organization_jit_roles USING hash (organization_id)",
+            "magic_link.organization_roles (id)",
+        ] {
+            pgrx::Spi::run(&format!(
+                "ALTER INDEX IF EXISTS magic_link.organization_jit_roles_pkey RENAME TO another;
+                 CREATE INDEX organization_jit_roles_pkey ON {definition}"
+            ))
+            .unwrap();
+            assert_eq!(default_roles("globex"), ["b"], "{definition}");
+            assert_eq!(ROLES.found.index.load(Relaxed), 0, "{definition}");
+            pgrx::Spi::run("DROP INDEX magic_link.organization_jit_roles_pkey").unwrap();
+        }
+    }
+
+    #[pg_test]
+    fn a_view_in_the_tables_place_is_refused() {
+        pgrx::Spi::run(
+            "ALTER TABLE magic_link.organization_jit_roles RENAME TO another;
+             CREATE VIEW magic_link.organization_jit_roles AS TABLE magic_link.another",
+        )
+        .unwrap();
+        let spi = Spi::connect().unwrap();
+        let key = [Key::Text("acme")];
+        assert!(is_refused(ROLES.rows(&spi, &key).err()));
+        assert!(is_refused(ROLES.lock(&spi, &key).err()));
+    }
+
+    fn is_refused(failure: Option<Failure>) -> bool {
+        matches!(failure, Some(Failure::Report(report)) if report.sqlstate == SqlState::WRONG_OBJECT_TYPE)
+    }
+
     /// That others wait for it is seen where there are others: tests/races.rs.
     #[pg_test]
     fn what_is_there_is_locked() {
@@ -590,7 +695,7 @@ mod tests {
             table: c"organizations",
             name: c"organizations_pkey",
             key: &[1],
-            columns: &[],
+            columns: &[TEXTOID],
             found: Found::not_yet(),
         };
         assert!(organizations.lock(&spi, &[Key::Text("acme")]).unwrap());
