@@ -6,8 +6,9 @@
 //! catalogues. What is written goes through statements: constraints, triggers and foreign keys are
 //! theirs.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
+use std::ptr::null_mut;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use pgrx::{FromDatum, IntoDatum, pg_sys};
@@ -32,6 +33,14 @@ mod unguarded {
         pub fn PopActiveSnapshot();
         pub fn get_namespace_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
         pub fn get_relname_relid(name: *const c_char, namespace: pg_sys::Oid) -> pg_sys::Oid;
+        pub fn get_rel_relkind(relation: pg_sys::Oid) -> c_char;
+        pub fn SearchSysCache1(cache: c_int, key: pg_sys::Datum) -> pg_sys::HeapTuple;
+        pub fn ReleaseSysCache(tuple: pg_sys::HeapTuple);
+        pub fn heap_attisnull(
+            tuple: pg_sys::HeapTuple,
+            attribute: c_int,
+            descriptor: pg_sys::TupleDesc,
+        ) -> bool;
         pub fn table_open(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
         pub fn table_close(relation: pg_sys::Relation, mode: pg_sys::LOCKMODE);
         pub fn ScanKeyEntryInitialize(
@@ -70,7 +79,7 @@ mod unguarded {
     }
 }
 
-/// An index of a table of ours. Where it is not there under this name, the table is read as a whole.
+/// An index of a table of ours. Where the table has none like it under this name, all of it is read.
 pub struct Index {
     pub table: &'static CStr,
     pub name: &'static CStr,
@@ -96,6 +105,10 @@ impl Found {
             table: AtomicU32::new(0),
             index: AtomicU32::new(0),
         }
+    }
+
+    fn is_no_table(&self) -> bool {
+        self.age.load(Relaxed) == AGE.load(Relaxed) && self.table.load(Relaxed) == 0
     }
 }
 
@@ -206,7 +219,7 @@ impl Index {
         let mut rows = vec![];
         // SAFETY: see `Scan`; nothing in here needs dropping, `rows` is outside.
         let as_expected = unsafe {
-            spi.catch(|| {
+            self.catch(spi, || {
                 let scan = Scan::begin(self, &arguments[..key.len()], pg_sys::AccessShareLock);
                 let as_expected = scan.has_columns(self.columns);
                 while as_expected && let Some(tuple) = scan.next() {
@@ -248,7 +261,7 @@ impl Index {
         let arguments = self.arguments(key)?;
         // SAFETY: see `Scan`; nothing in here needs dropping.
         unsafe {
-            spi.catch(|| {
+            self.catch(spi, || {
                 let scan = Scan::begin(self, &arguments[..key.len()], pg_sys::RowShareLock);
                 let lock = match scan.next() {
                     Some(_) => scan.lock(),
@@ -266,7 +279,7 @@ impl Index {
         // SAFETY: see `Scan`; nothing in here needs dropping. An open table's triggers and rules are
         // in memory, null where it has none.
         unsafe {
-            spi.catch(|| {
+            self.catch(spi, || {
                 let mode = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
                 let relation = unguarded::table_open(self.table_oid(), mode);
                 let triggers = (*relation).trigdesc;
@@ -278,6 +291,16 @@ impl Index {
                 has_triggers
             })
         }
+    }
+
+    /// As [`Spi::catch`], and on its conditions; 42809 where there is no table to look into: a view, say.
+    unsafe fn catch<T>(&self, spi: &Spi, call: impl FnOnce() -> T) -> Result<T, Failure> {
+        // SAFETY: as the caller promises.
+        let answer = unsafe { spi.catch(call) };
+        answer.map_err(|failure| match self.found.is_no_table() {
+            true => not_a_table(self.table),
+            false => failure,
+        })
     }
 
     fn arguments(&self, key: &[Key]) -> Result<[Argument; MAX_KEYS], Failure> {
@@ -330,11 +353,47 @@ impl Index {
                 return;
             }
             let schema = unguarded::get_namespace_oid(c"magic_link".as_ptr(), false);
-            let table = unguarded::get_relname_relid(self.table.as_ptr(), schema);
-            let index = unguarded::get_relname_relid(self.name.as_ptr(), schema);
+            let mut table = unguarded::get_relname_relid(self.table.as_ptr(), schema);
+            if unguarded::get_rel_relkind(table) as u8 != pg_sys::RELKIND_RELATION {
+                table = pg_sys::InvalidOid;
+            }
+            let mut index = unguarded::get_relname_relid(self.name.as_ptr(), schema);
+            if !self.is_like(index, table) {
+                index = pg_sys::InvalidOid;
+            }
             self.found.table.store(table.to_u32(), Relaxed);
             self.found.index.store(index.to_u32(), Relaxed);
             self.found.age.store(age, Relaxed);
+        }
+    }
+
+    /// Whether an index is of this table, has all of its rows, and begins with this key. A table that was
+    /// renamed, to put another one in its place, takes its indexes along under their names: what they say
+    /// of the other one is the place of somebody else's row.
+    ///
+    /// # Safety
+    /// To be called inside `catch`.
+    unsafe fn is_like(&self, index: pg_sys::Oid, table: pg_sys::Oid) -> bool {
+        // SAFETY: a row of pg_index, held until it was read, or null; an index has as many keys as it says.
+        unsafe {
+            let cache = pg_sys::SysCacheIdentifier::INDEXRELID as c_int;
+            let tuple = unguarded::SearchSysCache1(cache, index.into());
+            if tuple.is_null() {
+                return false;
+            }
+            let header = (*tuple).t_data;
+            let index: *const pg_sys::FormData_pg_index =
+                header.byte_add((*header).t_hoff.into()).cast();
+            let keys = (&raw const (*index).indkey.values).cast::<pg_sys::AttrNumber>();
+            let keys = std::slice::from_raw_parts(keys, (*index).indnkeyatts as usize);
+            let is_whole =
+                unguarded::heap_attisnull(tuple, pg_sys::Anum_pg_index_indpred as c_int, null_mut());
+            let is_like = (*index).indrelid == table
+                && (*index).indisvalid
+                && is_whole
+                && keys.starts_with(self.key);
+            unguarded::ReleaseSysCache(tuple);
+            is_like
         }
     }
 }
@@ -349,6 +408,11 @@ enum Lock {
     ChangedSinceSnapshot,
     /// For no reason that there is.
     Refused,
+}
+
+fn not_a_table(name: &CStr) -> Failure {
+    let message = format!("magic_link.{} is not a table", name.to_string_lossy());
+    Report::new(SqlState::WRONG_OBJECT_TYPE, message).into()
 }
 
 /// 40001, in PostgreSQL's own words.

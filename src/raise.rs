@@ -52,6 +52,7 @@ impl SqlState {
     pub const TRIGGERED_DATA_CHANGE_VIOLATION: Self = Self::new("27000");
     pub const SERIALIZATION_FAILURE: Self = Self::new("40001");
     pub const INSUFFICIENT_PRIVILEGE: Self = Self::new("42501");
+    pub const WRONG_OBJECT_TYPE: Self = Self::new("42809");
     pub const INVALID_FUNCTION_DEFINITION: Self = Self::new("42P13");
     pub const OUT_OF_MEMORY: Self = Self::new("53200");
     pub const IO_ERROR: Self = Self::new("58030");
