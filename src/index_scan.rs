@@ -386,8 +386,11 @@ impl Index {
                 header.byte_add((*header).t_hoff.into()).cast();
             let keys = (&raw const (*index).indkey.values).cast::<pg_sys::AttrNumber>();
             let keys = std::slice::from_raw_parts(keys, (*index).indnkeyatts as usize);
-            let is_whole =
-                unguarded::heap_attisnull(tuple, pg_sys::Anum_pg_index_indpred as c_int, null_mut());
+            let is_whole = unguarded::heap_attisnull(
+                tuple,
+                pg_sys::Anum_pg_index_indpred as c_int,
+                null_mut(),
+            );
             let is_like = (*index).indrelid == table
                 && (*index).indisvalid
                 && is_whole

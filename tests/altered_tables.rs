@@ -41,13 +41,18 @@ fn a_table_of_users_that_was_swapped_gives_nobody_anothers_account() {
         ));
         let mut backend = db.backend();
         let tokens = [(); 2].map(|()| create(&db).token);
-        let redeem = |backend: &mut Client, token: &str| backend.redeem(token, ADA).unwrap().user_id;
+        let redeem =
+            |backend: &mut Client, token: &str| backend.redeem(token, ADA).unwrap().user_id;
         assert_eq!(redeem(&mut backend, &tokens[0]), user(&db, ADA));
         swap(&db, "users");
         if session == "new" {
             backend = db.backend();
         }
-        assert_eq!(redeem(&mut backend, &tokens[1]), user(&db, ADA), "{session}");
+        assert_eq!(
+            redeem(&mut backend, &tokens[1]),
+            user(&db, ADA),
+            "{session}"
+        );
     }
 }
 
@@ -178,8 +183,16 @@ fn other_ways_of_keeping_the_tables_change_nothing() {
             db.sql(statement);
         }
         for backend in [&mut old, &mut db.backend()] {
-            assert_eq!(backend.check_in(None, &first, ADA).unwrap(), "token_consumed", "{change}");
-            assert_eq!(backend.check_in(None, &second, EVE).unwrap(), "email_mismatch", "{change}");
+            assert_eq!(
+                backend.check_in(None, &first, ADA).unwrap(),
+                "token_consumed",
+                "{change}"
+            );
+            assert_eq!(
+                backend.check_in(None, &second, EVE).unwrap(),
+                "email_mismatch",
+                "{change}"
+            );
         }
         assert_eq!(old.redeem(&second, ADA).unwrap().user_id, user, "{change}");
         db.backend().redeem(&second, ADA).refused("OT003");
