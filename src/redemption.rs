@@ -80,10 +80,15 @@ pub fn try_redeem(
 
 /// What redeeming would say. It writes nothing.
 pub fn check(spi: &Spi, claim: &Claim, release: Release) -> Result<Outcome, Failure> {
-    let user_may_follow = creates_users(claim) || directory::find_user(spi, claim.email)?.is_some();
-    match Outcome::judge(ledger::facts(spi, claim)?, user_may_follow) {
+    // The token first: to whom it does not belong, looking for the user would tell by its work who is one.
+    match Outcome::judge(ledger::facts(spi, claim)?, true) {
         Outcome::Refused(refusal) if replay(spi, claim, refusal, release)?.is_some() => {
             Ok(Outcome::Ok)
+        }
+        Outcome::Ok
+            if !creates_users(claim) && directory::find_user(spi, claim.email)?.is_none() =>
+        {
+            Ok(Outcome::Refused(Refusal::UserNotFound))
         }
         outcome => Ok(outcome),
     }

@@ -1,0 +1,200 @@
+//! What a DBA may have done to the extension's own tables: whatever it is, no token is redeemed for the
+//! wrong user, twice, or against the table that is there.
+
+use magic_link_harness::postgres::Client;
+use magic_link_harness::{Calls, Database, Issued, Refused};
+
+const ADA: &str = "ada@example.com";
+const EVE: &str = "eve@example.com";
+
+fn create(db: &Database) -> Issued {
+    db.backend().create(ADA, "{}").unwrap()
+}
+
+fn user(db: &Database, email: &str) -> String {
+    db.value(
+        "SELECT id::text FROM magic_link.users WHERE email = $1",
+        &[&email],
+    )
+}
+
+/// A table rewritten beside the one that it replaces, as is usual for large ones: the old one keeps its
+/// indexes, and their names, and the rows are in other places now.
+fn swap(db: &Database, table: &str) {
+    db.sql(&format!(
+        "BEGIN;
+         CREATE TABLE magic_link.rewritten (LIKE magic_link.{table} INCLUDING ALL EXCLUDING CONSTRAINTS);
+         INSERT INTO magic_link.rewritten SELECT * FROM magic_link.{table} ORDER BY email DESC;
+         ALTER TABLE magic_link.{table} RENAME TO replaced;
+         ALTER TABLE magic_link.rewritten RENAME TO {table};
+         COMMIT"
+    ));
+}
+
+/// Whoever has the address gets the session, and not whose row now lies where hers was.
+#[test]
+fn a_table_of_users_that_was_swapped_gives_nobody_anothers_account() {
+    for session in ["new", "old"] {
+        let db = Database::new();
+        db.sql(&format!(
+            "INSERT INTO magic_link.users (email) VALUES ('{ADA}'), ('{EVE}')"
+        ));
+        let mut backend = db.backend();
+        let tokens = [(); 2].map(|()| create(&db).token);
+        let redeem =
+            |backend: &mut Client, token: &str| backend.redeem(token, ADA).unwrap().user_id;
+        assert_eq!(redeem(&mut backend, &tokens[0]), user(&db, ADA));
+        swap(&db, "users");
+        if session == "new" {
+            backend = db.backend();
+        }
+        assert_eq!(
+            redeem(&mut backend, &tokens[1]),
+            user(&db, ADA),
+            "{session}"
+        );
+    }
+}
+
+#[test]
+fn a_ledger_that_was_swapped_is_the_one_that_is_read() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    let [used, fresh] = [(); 2].map(|()| create(&db).token);
+    backend.create(EVE, "{}").unwrap();
+    backend.redeem(&used, ADA).unwrap();
+    swap(&db, "one_time_tokens");
+    for mut backend in [backend, db.backend()] {
+        backend.redeem(&used, ADA).refused("OT003");
+        assert_eq!(backend.check_in(None, &fresh, ADA).unwrap(), "ok");
+        let issued = backend.create(ADA, "{}").unwrap();
+        backend.redeem(&issued.token, ADA).unwrap();
+    }
+    db.backend().redeem(&fresh, ADA).unwrap();
+    db.backend().redeem(&fresh, ADA).refused("OT003");
+    let in_the_old = "magic_link.replaced WHERE consumed_at IS NOT NULL";
+    assert_eq!(db.count(in_the_old), 1);
+}
+
+/// An index that only has the name of ours: of other rows, of other columns, or of none yet.
+#[test]
+fn an_index_that_lacks_rows_is_not_asked() {
+    for index in [
+        "CREATE UNIQUE INDEX users_email_key ON magic_link.users (email) WHERE email > 'b'",
+        "CREATE INDEX users_email_key ON magic_link.users (created_at, email)",
+        "CREATE UNIQUE INDEX users_email_key ON magic_link.users (email);
+         UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'magic_link.users_email_key'::regclass",
+    ] {
+        let db = Database::new();
+        db.sql(&format!(
+            "INSERT INTO magic_link.users (email) VALUES ('{ADA}');
+             ALTER TABLE magic_link.users DROP CONSTRAINT users_email_key, ADD CONSTRAINT renamed UNIQUE (email);
+             {index}"
+        ));
+        let redeemed = db.backend().redeem(&create(&db).token, ADA).unwrap();
+        assert_eq!(redeemed.user_id, user(&db, ADA), "{index}");
+        assert!(!redeemed.user_created, "{index}");
+    }
+}
+
+/// What is no table has no rows that an index could find: it is said, and no server process dies of it.
+#[test]
+fn a_view_or_a_partitioned_table_in_place_of_a_table_is_refused() {
+    for made in [
+        "VIEW magic_link.users AS SELECT * FROM magic_link.replaced",
+        "TABLE magic_link.users (LIKE magic_link.replaced) PARTITION BY HASH (id)",
+        "MATERIALIZED VIEW magic_link.users AS SELECT * FROM magic_link.replaced",
+        "SEQUENCE magic_link.users",
+    ] {
+        let db = Database::new();
+        let token = create(&db).token;
+        db.sql(&format!(
+            "ALTER TABLE magic_link.users RENAME TO replaced; CREATE {made}"
+        ));
+        let before = db.count("magic_link.one_time_tokens WHERE consumed_at IS NULL");
+        let mut backend = db.backend();
+        backend.redeem(&token, ADA).refused("42809");
+        backend.try_redeem_in(None, &token, ADA).refused("42809");
+        assert_eq!(
+            db.count("magic_link.one_time_tokens WHERE consumed_at IS NULL"),
+            before
+        );
+        db.sql(&format!(
+            "DROP {} magic_link.users; ALTER TABLE magic_link.replaced RENAME TO users",
+            made.split(" magic_link").next().unwrap()
+        ));
+        backend.redeem(&token, ADA).unwrap();
+    }
+}
+
+/// Rows that are hidden from, or kept from, whoever is not the owner are the functions' all the same.
+#[test]
+fn row_security_of_the_dbas_neither_hides_a_token_nor_gives_it_twice() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    for table in db.tables() {
+        db.sql(&format!(
+            "ALTER TABLE {table} ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+        ));
+    }
+    for setting in ["on", "off"] {
+        let mut backend = db.backend();
+        backend
+            .batch_execute(&format!("SET row_security = {setting}"))
+            .unwrap();
+        let issued = backend
+            .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
+            .unwrap();
+        backend.redeem(&issued.token, ADA).unwrap();
+        backend.redeem(&issued.token, ADA).refused("OT003");
+        backend.check_in(None, &issued.token, EVE).unwrap();
+        let seen = backend
+            .query("SELECT FROM magic_link.session_switch", &[])
+            .unwrap();
+        assert_eq!(seen.len() as i64, db.count("magic_link.one_time_tokens"));
+    }
+}
+
+/// Every redemption answers as before, and gives the token once.
+#[test]
+fn other_ways_of_keeping_the_tables_change_nothing() {
+    for change in [
+        "ALTER TABLE magic_link.one_time_tokens SET UNLOGGED",
+        "ALTER TABLE magic_link.one_time_tokens DISABLE TRIGGER ALL",
+        "ALTER TABLE magic_link.users DISABLE TRIGGER USER",
+        "ALTER TABLE magic_link.one_time_tokens CLUSTER ON one_time_tokens_pkey; CLUSTER magic_link.one_time_tokens",
+        "VACUUM FULL magic_link.users",
+        "REINDEX INDEX CONCURRENTLY magic_link.users_email_key",
+        "REINDEX TABLE magic_link.one_time_tokens",
+        "ALTER TABLE magic_link.users DROP CONSTRAINT users_pkey CASCADE",
+        "ALTER TABLE magic_link.one_time_tokens DROP CONSTRAINT one_time_tokens_pkey",
+        "ALTER INDEX magic_link.one_time_tokens_pkey RENAME TO another",
+        "CREATE TABLE public.archive () INHERITS (magic_link.users)",
+        "CREATE STATISTICS public.mine ON email, created_at FROM magic_link.users; ANALYZE magic_link.users",
+        "ALTER TABLE magic_link.users ALTER email SET STORAGE EXTERNAL, ADD COLUMN note text DEFAULT random()::text",
+        "REVOKE ALL ON ALL TABLES IN SCHEMA magic_link FROM postgres",
+        "REVOKE SELECT (email, token_hash) ON magic_link.one_time_tokens FROM postgres",
+    ] {
+        let db = Database::new();
+        let mut old = db.backend();
+        let [first, second] = [(); 2].map(|()| create(&db).token);
+        let user = old.redeem(&first, ADA).unwrap().user_id;
+        for statement in change.split("; ") {
+            db.sql(statement);
+        }
+        for backend in [&mut old, &mut db.backend()] {
+            assert_eq!(
+                backend.check_in(None, &first, ADA).unwrap(),
+                "token_consumed",
+                "{change}"
+            );
+            assert_eq!(
+                backend.check_in(None, &second, EVE).unwrap(),
+                "email_mismatch",
+                "{change}"
+            );
+        }
+        assert_eq!(old.redeem(&second, ADA).unwrap().user_id, user, "{change}");
+        db.backend().redeem(&second, ADA).refused("OT003");
+    }
+}
