@@ -35,7 +35,7 @@ pub use pooler::Pooler;
 pub use readme::readme_block;
 pub use refusal::Refused;
 pub use small_disk::{SMALL_DISK, can_have_small_disk};
-pub use trials::{Test, run_tests};
+pub use trials::{Test, nothing, run_tests};
 pub use waiting::{
     until, until_expired, until_next_minute, until_replayed, until_waiting_for_lock,
 };
