@@ -81,20 +81,19 @@ fn emails(number: usize) -> Vec<String> {
 
 /// Tries until it succeeds, with room for one page more each time. Each refusal leaves all as it was, but for what is on disk.
 /// Notes which relations found no room.
-fn page_by_page<T: std::fmt::Debug>(
+fn page_by_page<T>(
     db: &Database,
     in_want: &mut BTreeSet<String>,
     mut call: impl FnMut() -> Result<T, Error>,
 ) -> T {
     let before = db.contents();
     loop {
-        let answer = call();
-        if answer.is_ok() {
-            return answer.unwrap();
-        }
-        let error = answer.refused(DISK_FULL);
-        assert_eq!(db.contents(), before, "{error:?}");
-        in_want.insert(relation_of(db, error.message()));
+        let refused = match call() {
+            Ok(answer) => return answer,
+            Err(error) => Err::<(), _>(error).refused(DISK_FULL),
+        };
+        assert_eq!(db.contents(), before, "{refused:?}");
+        in_want.insert(relation_of(db, refused.message()));
         make_room_for_a_page(db.cluster());
     }
 }
