@@ -5,12 +5,13 @@
 
 export PG_CONFIG PG
 
-.PHONY: help demo psql test torture bench regress lint fmt install clean
+.PHONY: help demo psql test test-all torture bench regress lint fmt install clean
 
 help:
 	@echo "make demo      see a token issued, mailed, redeemed and refused, on a throwaway server"
 	@echo "make psql      psql on such a server, gone when you quit"
-	@echo "make test      every check and test; make test STAGES=\"format clippy pg_test regress connections\" for some"
+	@echo "make test      every check and test; make test STAGES=\"format clippy pg_test regress connections pg_upgrade\" for some"
+	@echo "make test-all  make test with each PostgreSQL from 15 to 18, as far as there are servers of it: PG_CONFIG_16=… names one"
 	@echo "make torture   what takes long to break it with: DURATION=600 seconds for each part, SEED=number to replay a run;"
 	@echo "                 PARTS=\"name name\" for some"
 	@echo "make bench     magic_link beside what would be done without it, into benches/results.md: a release build, no root,"
@@ -34,6 +35,9 @@ psql:
 
 test:
 	@tools/test $(STAGES)
+
+test-all:
+	@tools/test-all
 
 torture:
 	@DURATION="$(DURATION)" SEED="$(SEED)" tools/torture $(PARTS)

@@ -33,6 +33,7 @@ mod statements;
 mod doors;
 mod fmgr;
 mod raise;
+mod server_version;
 mod settings;
 mod system;
 

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgLogLevel, pg_sys};
 
 use crate::raise::{Failure, Report, SqlState};
+use crate::server_version;
 
 /// As PostgreSQL shows it, 7 days.
 const DEFAULT_MAX_EXPIRES_IN: i32 = 604_800;
@@ -81,16 +82,10 @@ pub fn check_client() -> Result<(), Failure> {
 
 /// Whether a setting, which need not be defined yet, is as the client asked for when it connected.
 fn is_by_client(name: &&CStr) -> bool {
+    let (variables, count) = server_version::settings();
     // SAFETY: as many pointers to settings of the server as it says, each with a zero-terminated name;
     // nothing defines another one while we look. A backend has one thread.
     unsafe {
-        #[cfg(feature = "pg15")]
-        let (variables, count) = (pg_sys::get_guc_variables(), pg_sys::GetNumConfigOptions());
-        #[cfg(not(feature = "pg15"))]
-        let (variables, count) = {
-            let mut count = 0;
-            (pg_sys::get_guc_variables(&mut count), count)
-        };
         std::slice::from_raw_parts(variables, count as usize)
             .iter()
             .map(|variable| &**variable)

@@ -203,37 +203,6 @@ fn another_schema_cannot_be_asked_for() {
 }
 
 #[test]
-fn only_utf8_will_do() {
-    for encoding in ["LATIN1", "SQL_ASCII"] {
-        let options = format!("TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'");
-        let db = Database::bare(Cluster::shared(), &options);
-        let error = db
-            .superuser()
-            .batch_execute("CREATE EXTENSION magic_link")
-            .refused("0A000");
-        assert!(error.message().contains("UTF8"), "{error:?}");
-    }
-}
-
-/// A client may talk in another encoding; what is stored is the same.
-#[test]
-fn a_client_may_speak_latin1() {
-    let db = Database::new();
-    let mut backend = db.backend();
-    backend
-        .batch_execute("SET client_encoding = 'LATIN1'")
-        .unwrap();
-    let rows = backend
-        .simple_query("SELECT token FROM magic_link.create_one_time_token(convert_from('\\xfc4062fc636865722e6465', 'LATIN1'))")
-        .unwrap();
-    assert!(!rows.is_empty());
-    assert_eq!(
-        db.value::<String>("SELECT email FROM magic_link.one_time_tokens", &[]),
-        "ü@xn--bcher-kva.de"
-    );
-}
-
-#[test]
 fn installing_takes_a_superuser() {
     let db = Database::bare(Cluster::shared(), "");
     let owner = db.role("owner", "LOGIN");

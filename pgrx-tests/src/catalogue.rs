@@ -34,6 +34,15 @@ impl Catalogue {
         self
     }
 
+    /// The facts but for who may do what, which has several spellings: what is granted by default need not be listed.
+    #[must_use]
+    pub fn without_privileges(mut self) -> Self {
+        for facts in self.0.values_mut() {
+            facts.retain(|fact| !fact.starts_with("privilege"));
+        }
+        self
+    }
+
     /// What only one of the two has, with its name before it: an object, or a fact about one that both have. Nothing where
     /// they are the same.
     pub fn difference(&self, name: &str, other: &Self, others_name: &str) -> String {

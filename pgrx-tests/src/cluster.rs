@@ -4,14 +4,16 @@ use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write as _;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use postgres::{Client, Config, NoTls};
 
 use crate::keeper::{Keeper, as_server_user, server_programs};
+use crate::small_disk;
 
 /// The port is part of the socket's name; every cluster has a folder for its socket alone.
 pub(crate) const PORT: u16 = 5432;
@@ -39,7 +41,7 @@ const SETTINGS: &[(&str, &str)] = &[
 /// A running cluster with the extension installed in a template database.
 pub struct Cluster {
     /// None where the cluster is to run until the process ends.
-    keeper: Option<Keeper>,
+    keeper: Option<Mutex<Keeper>>,
     folder: PathBuf,
     databases: AtomicU32,
 }
@@ -58,15 +60,30 @@ impl Cluster {
         cluster
     }
 
+    /// Starts one, made with these options of initdb, that has a small disk: a file system of so many megabytes that goes with
+    /// it.
+    pub fn with_small_disk(megabytes: u32, options: &[&str], settings: &[(&str, &str)]) -> Self {
+        let settings = configuration(settings);
+        let arguments = iter::once(settings.as_str()).chain(options.iter().copied());
+        let arguments: Vec<_> = arguments.map(OsStr::new).collect();
+        let mounting = small_disk::mounting(megabytes);
+        let cluster = Self::kept_by(Keeper::start_by(mounting, "cluster", &arguments));
+        cluster.make_template();
+        cluster
+    }
+
     /// A hot standby of this cluster: it can be read, and follows what is written here.
     pub fn standby(&self) -> Self {
         Self::keep("standby", &[self.folder.as_ref()])
     }
 
     fn keep(kind: &str, arguments: &[&OsStr]) -> Self {
-        let (keeper, folder) = Keeper::start(kind, arguments);
+        Self::kept_by(Keeper::start(kind, arguments))
+    }
+
+    fn kept_by((keeper, folder): (Keeper, PathBuf)) -> Self {
         Self {
-            keeper: Some(keeper),
+            keeper: Some(Mutex::new(keeper)),
             folder,
             databases: AtomicU32::new(0),
         }
@@ -75,7 +92,10 @@ impl Cluster {
     /// For a cluster in a static.
     pub fn until_exit(mut self) -> Self {
         if let Some(keeper) = self.keeper.take() {
-            keeper.until_exit();
+            keeper
+                .into_inner()
+                .expect("nobody panics there")
+                .until_exit();
         }
         self
     }
@@ -143,6 +163,26 @@ impl Cluster {
             .env("PGDATABASE", "postgres")
             .output()
             .expect("no shell")
+    }
+
+    /// Runs a command line where the server runs, which may see other disks than we do; the server's programs are in its path.
+    #[track_caller]
+    pub fn run_inside(&self, command: &str) {
+        assert!(self.succeeds_inside(command), "{command}: {}", self.said());
+    }
+
+    /// The same, and answers whether it succeeded.
+    pub fn succeeds_inside(&self, command: &str) -> bool {
+        let keeper = self
+            .keeper
+            .as_ref()
+            .expect("not one that runs until the end");
+        keeper.lock().expect("nobody panics there").run(command)
+    }
+
+    /// What the latest command inside printed.
+    fn said(&self) -> String {
+        fs::read_to_string(self.folder.join("step")).unwrap_or_default()
     }
 
     /// A place for files that end with the cluster.

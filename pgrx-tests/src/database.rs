@@ -38,13 +38,23 @@ impl<'a> Database<'a> {
     /// A database with the extension, a role that went through `grant_backend`, and one that went
     /// through `grant_admin`.
     pub fn of(cluster: &'a Cluster) -> Self {
-        let database = Self::bare(cluster, &format!("TEMPLATE {TEMPLATE}"));
-        let backend = database.role("backend", "LOGIN NOSUPERUSER");
-        let admin = database.role("admin", "LOGIN NOSUPERUSER");
-        database.sql(&format!(
+        Self::bare(cluster, &format!("TEMPLATE {TEMPLATE}")).with_roles()
+    }
+
+    /// The same in a database made with these options of CREATE DATABASE.
+    pub fn made_with(cluster: &'a Cluster, options: &str) -> Self {
+        let database = Self::bare(cluster, options);
+        database.sql("CREATE EXTENSION magic_link");
+        database.with_roles()
+    }
+
+    fn with_roles(self) -> Self {
+        let backend = self.role("backend", "LOGIN NOSUPERUSER");
+        let admin = self.role("admin", "LOGIN NOSUPERUSER");
+        self.sql(&format!(
             "SELECT magic_link.grant_backend('{backend}'), magic_link.grant_admin('{admin}')"
         ));
-        database
+        self
     }
 
     /// A database made with these options of CREATE DATABASE.

@@ -3,11 +3,11 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// The process that stops a server and takes its folder away when we let go of it.
@@ -15,6 +15,7 @@ pub(crate) struct Keeper {
     process: Child,
     /// Closed by us, or by the kernel when this process is gone, however it went.
     lifeline: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
 }
 
 /// What is to be stopped when the process ends: statics are never dropped.
@@ -24,7 +25,16 @@ impl Keeper {
     /// Starts a server of one of the kinds that keeper.sh knows, and answers the folder in which it
     /// listens: a folder of its own, since its port is part of its socket's name.
     pub(crate) fn start(kind: &str, arguments: &[&OsStr]) -> (Self, PathBuf) {
-        let mut process = as_server_user()
+        Self::start_by(as_server_user(), kind, arguments)
+    }
+
+    /// The same, by a command that runs another.
+    pub(crate) fn start_by(
+        mut command: Command,
+        kind: &str,
+        arguments: &[&OsStr],
+    ) -> (Self, PathBuf) {
+        let mut process = command
             .args(["sh", "-c", include_str!("keeper.sh"), "keeper"])
             .arg(server_programs())
             .arg(kind)
@@ -41,8 +51,8 @@ impl Keeper {
             .expect("the keeper does not start");
         let lifeline = process.stdin.take();
         let mut folder = String::new();
-        let said = process.stdout.take().map(BufReader::new);
-        let _ = said.expect("piped").read_line(&mut folder);
+        let mut answers = BufReader::new(process.stdout.take().expect("piped"));
+        let _ = answers.read_line(&mut folder);
         if folder.is_empty() {
             let mut why = String::new();
             let said = process.stderr.take();
@@ -50,7 +60,21 @@ impl Keeper {
             panic!("the {kind} does not start:\n{why}");
         }
         let folder = PathBuf::from(folder.trim_end());
-        (Self { process, lifeline }, folder)
+        let keeper = Self {
+            process,
+            lifeline,
+            answers,
+        };
+        (keeper, folder)
+    }
+
+    /// Runs a command line where the server runs, and answers whether it succeeded.
+    pub(crate) fn run(&mut self, command: &str) -> bool {
+        let mut lifeline = self.lifeline.as_ref().expect("open until we are dropped");
+        writeln!(lifeline, "{command}").expect("no keeper");
+        let mut status = String::new();
+        self.answers.read_line(&mut status).expect("no answer");
+        status.trim_end() == "0"
     }
 
     /// For a server in a static: it is stopped before the process has ended, not just after.
@@ -94,10 +118,13 @@ pub(crate) fn server_programs() -> String {
         .to_owned()
 }
 
+pub(crate) fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
 /// A command that runs as an ordinary user, since PostgreSQL refuses to be started by root.
 pub(crate) fn as_server_user() -> Command {
-    let is_root = fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-    if !is_root {
+    if !is_root() {
         // The empty prefix: `env` runs what follows.
         return Command::new("env");
     }

@@ -3,10 +3,11 @@
 # outright), the kernel closes their end of the pipe, and the read below returns.
 #
 # usage: sh -c "$(cat keeper.sh)" keeper BINDIR KIND ARGUMENT...
-#   cluster SETTINGS                      a PostgreSQL cluster
+#   cluster SETTINGS OPTION...            a PostgreSQL cluster, made with these options of initdb
 #   standby FOLDER                        a hot standby of the cluster that listens in FOLDER
 #   pooler PROGRAM SETTINGS ROLES         a pgbouncer; ROLES is its list of users
-# Answers one line on standard output when the server accepts connections: its folder.
+# Answers one line on standard output when the server accepts connections: its folder. Then it runs each line that it is
+# given, and answers a line with its exit status; what it said is in FOLDER/step.
 set -eu
 bin=$1
 kind=$2
@@ -52,9 +53,11 @@ start() {
 }
 
 start_cluster() {
+    settings=$1
+    shift
     step "$bin/initdb" --pgdata="$folder/data" --username=postgres --auth=trust --no-sync \
-        --encoding=UTF8 --locale=C.UTF-8
-    start "$1"
+        --encoding=UTF8 --locale=C.UTF-8 "$@"
+    start "$settings"
 }
 
 # Its settings come along with the data; the folder of its socket, which comes last, wins.
@@ -80,4 +83,8 @@ cd "$folder"
 "start_$kind" "$@"
 
 echo "$folder"
-read -r _ || :
+while read -r line; do
+    status=0
+    PATH=$bin:$PATH sh -c "$line" >"$folder/step" 2>&1 </dev/null || status=$?
+    echo "$status"
+done

@@ -7,6 +7,7 @@
 //! calls        the extension's functions, typed           refusal    errors by their SQLSTATE
 //! crowd        several connections at once                waiting    events to wait for, in place of sleeping
 //! catalogue    what a database says of its objects        readme     what the README tells people to run
+//! small_disk   a file system that can be filled           trials     tests that not every machine can run
 //! application  what lives with the extension, to see that nothing of it is lost
 //! ```
 
@@ -20,6 +21,8 @@ mod keeper;
 mod pooler;
 mod readme;
 mod refusal;
+mod small_disk;
+mod trials;
 mod waiting;
 
 pub use application::{Application, SCHEMA as APPLICATION_SCHEMA};
@@ -31,6 +34,8 @@ pub use database::Database;
 pub use pooler::Pooler;
 pub use readme::readme_block;
 pub use refusal::Refused;
+pub use small_disk::{SMALL_DISK, can_have_small_disk};
+pub use trials::{Test, nothing, run_tests};
 pub use waiting::{
     until, until_expired, until_next_minute, until_replayed, until_waiting_for_lock,
 };
