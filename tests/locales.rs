@@ -116,6 +116,11 @@ const TESTS: &[Test] = &[
         what_is_no_text_in_the_clients_encoding_is_refused,
         nothing,
     ),
+    (
+        "a_setting_of_the_connections_may_be_no_text",
+        a_setting_of_the_connections_may_be_no_text,
+        nothing,
+    ),
 ];
 
 fn main() {
@@ -494,4 +499,80 @@ fn what_is_no_text_in_the_clients_encoding_is_refused() {
         create.refused("22021");
     }
     assert_eq!(db.contents(), before);
+}
+
+/// What a client asks for as it connects is converted from no encoding and looked at by nobody, and current_setting() hands it
+/// on: whoever takes it for text reads past its end.
+fn a_setting_of_the_connections_may_be_no_text() {
+    let db = Database::new();
+    let issued = db.backend().create("jörg@example.org", "{}").unwrap();
+    let (token, email) = (&issued.token, &issued.email);
+    let before = db.contents();
+    for (call, code) in [
+        ("normalize_email(typed)", "22021"),
+        ("create_one_time_token(typed)", "22021"),
+        (
+            "create_one_time_tokens(ARRAY['ada@example.org', typed])",
+            "22021",
+        ),
+        (
+            "create_one_time_token('ada@example.org', 60, jsonb_build_object('name', typed))",
+            "22021",
+        ),
+        (
+            "create_one_time_token('ada@example.org', 60, jsonb_build_object(typed, 1))",
+            "22021",
+        ),
+        ("one_time_token_id(typed)", "22021"),
+        (&format!("check_one_time_token(typed, '{email}')"), "22021"),
+        (&format!("redeem_one_time_token('{token}', typed)"), "22021"),
+        (
+            &format!("try_redeem_one_time_token('{token}', '{email}', typed)"),
+            "22021",
+        ),
+        (
+            &format!("session_switch_decision('{token}', '{email}', typed)"),
+            "22021",
+        ),
+        (
+            &format!("session_switch_decision('{token}', '{email}', '', typed)"),
+            "22021",
+        ),
+        (
+            &format!("compose_magic_link(typed, '{token}', '{email}')"),
+            "22021",
+        ),
+        (
+            &format!(
+                "compose_magic_link('https://a.example', '{token}', '{email}', '{{}}', typed)"
+            ),
+            "22021",
+        ),
+        // The setting that has the typed address is ours.
+        ("session_switch", "22021"),
+        (
+            &format!("session_switch_decision('{token}', '{email}')"),
+            "22023",
+        ),
+    ] {
+        let query = format!(
+            "SELECT * FROM (SELECT current_setting('magic_link.session_email') AS typed) AS t, magic_link.{call}"
+        );
+        assert_eq!(code_with_bad_setting(&db, &query), code, "{query}");
+    }
+    assert_eq!(db.contents(), before);
+}
+
+/// The SQLSTATE of a query of a backend whose session_email has a byte that begins a character and is the last.
+#[track_caller]
+fn code_with_bad_setting(db: &Database, query: &str) -> String {
+    let (name, role) = (db.name(), db.backend_role());
+    let answer = db.cluster().shell(&format!(
+        "PGOPTIONS=$(printf -- '-c magic_link.session_email=j@example.org\\366') \
+         psql -X -q -v VERBOSITY=sqlstate -d {name} -U {role} -c \"{query}\""
+    ));
+    let complaint = String::from_utf8_lossy(&answer.stderr).into_owned();
+    let code = complaint.trim().strip_prefix("ERROR:  ");
+    code.unwrap_or_else(|| panic!("{query}: {answer:?}"))
+        .to_owned()
 }
