@@ -363,7 +363,7 @@ mod unguarded {
 
 /// The characters of a text, 22021 where it is none: what a client asks for as it connects is converted and checked by nobody,
 /// and current_setting() hands it on. pgrx would not look, and go on with a string that is none.
-fn characters(text: &[u8]) -> Result<&str, Failure> {
+pub fn characters(text: &[u8]) -> Result<&str, Failure> {
     str::from_utf8(text).map_err(|_| {
         // PostgreSQL's words, but without the bytes, which may be a token's.
         let message = "invalid byte sequence for encoding \"UTF8\"";

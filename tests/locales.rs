@@ -121,6 +121,7 @@ const TESTS: &[Test] = &[
         a_setting_of_the_connections_may_be_no_text,
         nothing,
     ),
+    ("a_role_may_be_no_text", a_role_may_be_no_text, nothing),
 ];
 
 fn main() {
@@ -563,16 +564,46 @@ fn a_setting_of_the_connections_may_be_no_text() {
     assert_eq!(db.contents(), before);
 }
 
-/// The SQLSTATE of a query of a backend whose session_email has a byte that begins a character and is the last.
+/// What an application wrote into the directory in that way stops those whom it concerns, and nothing else.
+fn a_role_may_be_no_text() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    let mut backend = db.backend();
+    let issued = backend.create("ada@example.org", ACME).unwrap();
+    let answer = with_bad_setting(
+        &db,
+        "postgres",
+        "INSERT INTO magic_link.organization_roles VALUES (current_setting('magic_link.session_email'), 'bad');
+         INSERT INTO magic_link.organization_jit_roles SELECT 'acme', id FROM magic_link.organization_roles WHERE name = 'bad'",
+    );
+    assert_eq!(answer, "");
+
+    backend
+        .redeem(&issued.token, &issued.email)
+        .refused("22021");
+    assert_eq!(
+        (db.status_of(&issued), db.count("magic_link.users")),
+        ("active".to_owned(), 0)
+    );
+
+    db.sql("DELETE FROM magic_link.organization_roles WHERE name = 'bad'");
+    backend.redeem(&issued.token, &issued.email).unwrap();
+}
+
 #[track_caller]
 fn code_with_bad_setting(db: &Database, query: &str) -> String {
-    let (name, role) = (db.name(), db.backend_role());
+    let answer = with_bad_setting(db, &db.backend_role(), query);
+    let code = answer.strip_prefix("ERROR:  ");
+    code.unwrap_or_else(|| panic!("{query}: {answer}"))
+        .to_owned()
+}
+
+/// What psql complains of, to a role whose session_email has a byte that begins a character and is the last.
+fn with_bad_setting(db: &Database, role: &str, query: &str) -> String {
+    let name = db.name();
     let answer = db.cluster().shell(&format!(
         "PGOPTIONS=$(printf -- '-c magic_link.session_email=j@example.org\\366') \
          psql -X -q -v VERBOSITY=sqlstate -d {name} -U {role} -c \"{query}\""
     ));
-    let complaint = String::from_utf8_lossy(&answer.stderr).into_owned();
-    let code = complaint.trim().strip_prefix("ERROR:  ");
-    code.unwrap_or_else(|| panic!("{query}: {answer:?}"))
-        .to_owned()
+    String::from_utf8_lossy(&answer.stderr).trim().to_owned()
 }
