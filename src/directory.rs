@@ -317,7 +317,7 @@ pub fn role_exists(spi: &Spi, id: &str) -> Result<bool, Failure> {
 fn texts(rows: Vec<Row>, column: usize) -> Result<Vec<String>, Failure> {
     let mut texts: Vec<String> = rows
         .iter()
-        .map(|row| row.required(column))
+        .map(|row| row.required_text(column).map(str::to_owned))
         .collect::<Result<_, _>>()?;
     texts.sort_unstable();
     Ok(texts)

@@ -76,8 +76,8 @@ fn compose_magic_link(call: &Call) -> Result<Answer, Failure> {
         token.as_str(),
         email.as_str(),
         params.as_deref().unwrap_or("{}"),
-        call.text(4).unwrap_or("token"),
-        call.text(5).unwrap_or("email"),
+        call.text(4)?.unwrap_or("token"),
+        call.text(5)?.unwrap_or("email"),
     );
     let link = link.map_err(|why| Report::invalid("magic link", why))?;
     Ok(link.into_datum())
@@ -140,11 +140,12 @@ door!(session_switch_decision(4));
 fn session_switch_decision(call: &Call) -> Result<Answer, Failure> {
     let token = Token::parse(call.required_text(0, "token")?);
     let email = email(call, 1)?;
-    let session_email = session_switch::session_email(call.text(2))?;
+    let session_email = session_switch::session_email(call.text(2)?)?;
+    let prompt = call.text(3)?;
     let decision = match token {
         Some(token) => {
             let claim = Claim::new(&token, &email, None);
-            Spi::with(|spi| session_switch::decide(spi, &claim, &session_email, call.text(3)))?
+            Spi::with(|spi| session_switch::decide(spi, &claim, &session_email, prompt))?
         }
         None => Refusal::TokenNotFound.into(),
     };
@@ -289,7 +290,7 @@ fn emails(call: &Call, position: usize) -> Result<Vec<Email>, Failure> {
     let mut emails = Vec::with_capacity(array.len());
     for (place, text) in (1..).zip(array.iter()) {
         check_for_interrupts!();
-        let text = text.ok_or_else(|| Report::null(&format!("emails[{place}]")))?;
+        let text = text?.ok_or_else(|| Report::null(&format!("emails[{place}]")))?;
         let email = Email::parse(text)
             .map_err(|why| issuance::at(place, Report::invalid("e-mail address", why)))?;
         if let Some(first) = places.insert(email.clone(), place) {
@@ -302,7 +303,10 @@ fn emails(call: &Call, position: usize) -> Result<Vec<Email>, Failure> {
 }
 
 fn interaction_event(call: &Call, position: usize) -> Result<Option<InteractionEvent>, Failure> {
-    let event = call.text(position).map(InteractionEvent::parse).transpose();
+    let event = call
+        .text(position)?
+        .map(InteractionEvent::parse)
+        .transpose();
     event.map_err(|why| Report::invalid("interaction_event", why).into())
 }
 

@@ -104,14 +104,16 @@ pub fn forbid_in_read_only_transaction(function: &CStr) {
 
 impl Call {
     /// The text argument at `position`, None where it is NULL.
-    pub fn text(&self, position: usize) -> Option<&str> {
-        // SAFETY: sql/functions.sql declares this argument as text; the datum outlives the call.
-        unsafe { pg_getarg(self.0, position) }
+    pub fn text(&self, position: usize) -> Result<Option<&str>, Failure> {
+        // SAFETY: sql/functions.sql declares this argument as text, which has the form of a bytea; the datum outlives the call.
+        let bytes: Option<&[u8]> = unsafe { pg_getarg(self.0, position) };
+        bytes.map(characters).transpose()
     }
 
     /// The text argument at `position`, which may not be NULL (22004).
     pub fn required_text(&self, position: usize, name: &str) -> Result<&str, Failure> {
-        self.text(position).ok_or_else(|| Report::null(name).into())
+        self.text(position)?
+            .ok_or_else(|| Report::null(name).into())
     }
 
     pub fn integer(&self, position: usize) -> Option<i32> {
@@ -359,9 +361,19 @@ mod unguarded {
     }
 }
 
+/// The characters of a text, 22021 where it is none: what a client asks for as it connects is converted and checked by nobody,
+/// and current_setting() hands it on. pgrx would not look, and go on with a string that is none.
+pub fn characters(text: &[u8]) -> Result<&str, Failure> {
+    str::from_utf8(text).map_err(|_| {
+        // PostgreSQL's words, but without the bytes, which may be a token's.
+        let message = "invalid byte sequence for encoding \"UTF8\"";
+        Report::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, message).into()
+    })
+}
+
 /// An array of texts.
 pub struct Texts<'c> {
-    elements: Array<'c, &'c str>,
+    elements: Array<'c, &'c [u8]>,
     /// 0 where it is empty.
     pub dimensions: i32,
 }
@@ -372,8 +384,9 @@ impl Texts<'_> {
     }
 
     /// The elements in order, None for NULL.
-    pub fn iter(&self) -> impl Iterator<Item = Option<&str>> {
-        self.elements.iter()
+    pub fn iter(&self) -> impl Iterator<Item = Result<Option<&str>, Failure>> {
+        let elements = self.elements.iter();
+        elements.map(|bytes| bytes.map(characters).transpose())
     }
 }
 
@@ -422,7 +435,7 @@ impl Jsonb {
         let text: Option<&CStr> =
             unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(self.0)]) };
         let text = text.ok_or_else(|| internal("jsonb_out"))?;
-        Ok(text.to_string_lossy().into_owned())
+        characters(text.to_bytes()).map(str::to_owned)
     }
 
     /// A copy in the memory of SPI's caller.

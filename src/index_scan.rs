@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use pgrx::{FromDatum, IntoDatum, pg_sys};
 use uuid::Uuid;
 
-use crate::fmgr::pg_uuid;
+use crate::fmgr::{characters, pg_uuid};
 use crate::raise::{Failure, Report, SqlState, internal};
 use crate::statements::Spi;
 
@@ -168,8 +168,13 @@ impl Row<'_> {
     }
 
     pub fn text(&self, column: usize) -> Result<Option<&str>, Failure> {
-        // SAFETY: borrowed from the row.
-        unsafe { self.value(column) }
+        // SAFETY: borrowed from the row; a text has the form of a bytea.
+        let bytes: Option<&[u8]> = unsafe { self.value_of(column, pg_sys::TEXTOID) }?;
+        bytes.map(characters).transpose()
+    }
+
+    pub fn required_text(&self, column: usize) -> Result<&str, Failure> {
+        self.text(column)?.ok_or_else(|| internal("NULL"))
     }
 
     pub fn bytes(&self, column: usize) -> Result<Option<&[u8]>, Failure> {
@@ -186,8 +191,19 @@ impl Row<'_> {
     /// # Safety
     /// What `T` borrows may not outlive the row.
     unsafe fn value<T: FromDatum + IntoDatum>(&self, column: usize) -> Result<Option<T>, Failure> {
+        // SAFETY: the type is T's own.
+        unsafe { self.value_of(column, T::type_oid()) }
+    }
+
+    /// # Safety
+    /// As above, and a value of the type is to have T's form.
+    unsafe fn value_of<T: FromDatum>(
+        &self,
+        column: usize,
+        oid: pg_sys::Oid,
+    ) -> Result<Option<T>, Failure> {
         let place = column.wrapping_sub(1);
-        if self.types.get(place) != Some(&T::type_oid()) {
+        if self.types.get(place) != Some(&oid) {
             return Err(internal("column"));
         }
         // SAFETY: the types of these columns were compared with those that the table has, and the

@@ -47,6 +47,7 @@ impl SqlState {
     pub const NO_DATA: Self = Self::new("02000");
     pub const NULL_VALUE_NOT_ALLOWED: Self = Self::new("22004");
     pub const DATETIME_FIELD_OVERFLOW: Self = Self::new("22008");
+    pub const CHARACTER_NOT_IN_REPERTOIRE: Self = Self::new("22021");
     pub const INVALID_PARAMETER_VALUE: Self = Self::new("22023");
     pub const FOREIGN_KEY_VIOLATION: Self = Self::new("23503");
     pub const TRIGGERED_DATA_CHANGE_VIOLATION: Self = Self::new("27000");

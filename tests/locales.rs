@@ -116,6 +116,12 @@ const TESTS: &[Test] = &[
         what_is_no_text_in_the_clients_encoding_is_refused,
         nothing,
     ),
+    (
+        "a_setting_of_the_connections_may_be_no_text",
+        a_setting_of_the_connections_may_be_no_text,
+        nothing,
+    ),
+    ("a_role_may_be_no_text", a_role_may_be_no_text, nothing),
 ];
 
 fn main() {
@@ -123,13 +129,10 @@ fn main() {
 }
 
 fn server_has_icu() -> Result<(), String> {
-    let mut superuser = Cluster::shared().connect("postgres", "postgres");
-    let query = "SELECT count(*) FROM pg_collation WHERE collprovider = 'i'";
-    let collations: i64 = superuser.query_one(query, &[]).unwrap().get(0);
-    let has_them = collations > 0;
-    has_them
-        .then_some(())
-        .ok_or_else(|| "this server was built without ICU".to_owned())
+    Cluster::shared()
+        .connect("postgres", "postgres")
+        .batch_execute("CREATE COLLATION pg_temp.probe (provider = icu, locale = 'und')")
+        .map_err(|_| "this server was built without ICU".to_owned())
 }
 
 /// A cluster that knows the C library's Turkish, which few machines have: it is made from its source.
@@ -497,4 +500,110 @@ fn what_is_no_text_in_the_clients_encoding_is_refused() {
         create.refused("22021");
     }
     assert_eq!(db.contents(), before);
+}
+
+/// What a client asks for as it connects is converted from no encoding and looked at by nobody, and current_setting() hands it
+/// on: whoever takes it for text reads past its end.
+fn a_setting_of_the_connections_may_be_no_text() {
+    let db = Database::new();
+    let issued = db.backend().create("jörg@example.org", "{}").unwrap();
+    let (token, email) = (&issued.token, &issued.email);
+    let before = db.contents();
+    for (call, code) in [
+        ("normalize_email(typed)", "22021"),
+        ("create_one_time_token(typed)", "22021"),
+        (
+            "create_one_time_tokens(ARRAY['ada@example.org', typed])",
+            "22021",
+        ),
+        (
+            "create_one_time_token('ada@example.org', 60, jsonb_build_object('name', typed))",
+            "22021",
+        ),
+        (
+            "create_one_time_token('ada@example.org', 60, jsonb_build_object(typed, 1))",
+            "22021",
+        ),
+        ("one_time_token_id(typed)", "22021"),
+        (&format!("check_one_time_token(typed, '{email}')"), "22021"),
+        (&format!("redeem_one_time_token('{token}', typed)"), "22021"),
+        (
+            &format!("try_redeem_one_time_token('{token}', '{email}', typed)"),
+            "22021",
+        ),
+        (
+            &format!("session_switch_decision('{token}', '{email}', typed)"),
+            "22021",
+        ),
+        (
+            &format!("session_switch_decision('{token}', '{email}', '', typed)"),
+            "22021",
+        ),
+        (
+            &format!("compose_magic_link(typed, '{token}', '{email}')"),
+            "22021",
+        ),
+        (
+            &format!(
+                "compose_magic_link('https://a.example', '{token}', '{email}', '{{}}', typed)"
+            ),
+            "22021",
+        ),
+        // The setting that has the typed address is ours.
+        ("session_switch", "22021"),
+        (
+            &format!("session_switch_decision('{token}', '{email}')"),
+            "22023",
+        ),
+    ] {
+        let query = format!(
+            "SELECT * FROM (SELECT current_setting('magic_link.session_email') AS typed) AS t, magic_link.{call}"
+        );
+        assert_eq!(code_with_bad_setting(&db, &query), code, "{query}");
+    }
+    assert_eq!(db.contents(), before);
+}
+
+/// What an application wrote into the directory in that way stops those whom it concerns, and nothing else.
+fn a_role_may_be_no_text() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    let mut backend = db.backend();
+    let issued = backend.create("ada@example.org", ACME).unwrap();
+    let answer = with_bad_setting(
+        &db,
+        "postgres",
+        "INSERT INTO magic_link.organization_roles VALUES (current_setting('magic_link.session_email'), 'bad');
+         INSERT INTO magic_link.organization_jit_roles SELECT 'acme', id FROM magic_link.organization_roles WHERE name = 'bad'",
+    );
+    assert_eq!(answer, "");
+
+    backend
+        .redeem(&issued.token, &issued.email)
+        .refused("22021");
+    assert_eq!(
+        (db.status_of(&issued), db.count("magic_link.users")),
+        ("active".to_owned(), 0)
+    );
+
+    db.sql("DELETE FROM magic_link.organization_roles WHERE name = 'bad'");
+    backend.redeem(&issued.token, &issued.email).unwrap();
+}
+
+#[track_caller]
+fn code_with_bad_setting(db: &Database, query: &str) -> String {
+    let answer = with_bad_setting(db, &db.backend_role(), query);
+    let code = answer.strip_prefix("ERROR:  ");
+    code.unwrap_or_else(|| panic!("{query}: {answer}"))
+        .to_owned()
+}
+
+/// What psql complains of, to a role whose session_email has a byte that begins a character and is the last.
+fn with_bad_setting(db: &Database, role: &str, query: &str) -> String {
+    let name = db.name();
+    let answer = db.cluster().shell(&format!(
+        "PGOPTIONS=$(printf -- '-c magic_link.session_email=j@example.org\\366') \
+         psql -X -q -v VERBOSITY=sqlstate -d {name} -U {role} -c \"{query}\""
+    ));
+    String::from_utf8_lossy(&answer.stderr).trim().to_owned()
 }

@@ -134,7 +134,7 @@ server_of() {
   wanted=$bin/pg_config
 }
 
-# What the tests run beside the server, pgbouncer, and in it, pg_cron; sets MAGIC_LINK_PGBOUNCER.
+# What the tests run beside the server, pgbouncer, and in it, pg_cron, and the locales that they make; sets MAGIC_LINK_PGBOUNCER.
 need_companions() {
   local candidate
   MAGIC_LINK_PGBOUNCER=
@@ -150,6 +150,8 @@ need_companions() {
     MAGIC_LINK_PGBOUNCER=$unpacked/usr/sbin/pgbouncer
   fi
   export MAGIC_LINK_PGBOUNCER
+  # Its sources are for the locales that few machines have; without them those tests are left out, and say so.
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ ! -e /usr/share/i18n/locales/tr_TR ]; then install_packages locales; fi
   # Another server than Debian's own has pg_cron or goes without, and the tests say so.
   if [[ $origin == /usr/lib/postgresql/* ]] && ! has_pg_cron "$origin"; then install_packages "postgresql-$major-cron"; fi
 }
