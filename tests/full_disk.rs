@@ -218,6 +218,8 @@ fn what_was_acknowledged_outlives_a_full_disk_for_wal() {
     let settings = [
         ("min_wal_size", "2MB"),
         ("max_wal_size", "2MB"),
+        // Nothing is given up at a checkpoint, to be written over.
+        ("wal_keep_size", "1GB"),
         // So that it is clear when it is down. By default it starts again, and again.
         ("restart_after_crash", "off"),
     ];
