@@ -36,6 +36,12 @@ mod unguarded {
         pub fn get_rel_relkind(relation: pg_sys::Oid) -> c_char;
         pub fn SearchSysCache1(cache: c_int, key: pg_sys::Datum) -> pg_sys::HeapTuple;
         pub fn ReleaseSysCache(tuple: pg_sys::HeapTuple);
+        pub fn SysCacheGetAttr(
+            cache: c_int,
+            tuple: pg_sys::HeapTuple,
+            attribute: pg_sys::AttrNumber,
+            is_null: *mut bool,
+        ) -> pg_sys::Datum;
         pub fn heap_attisnull(
             tuple: pg_sys::HeapTuple,
             attribute: c_int,
@@ -367,16 +373,17 @@ impl Index {
         }
     }
 
-    /// Whether an index is of this table, has all of its rows, and begins with this key. A table that was
-    /// renamed, to put another one in its place, takes its indexes along under their names: what they say
-    /// of the other one is the place of somebody else's row.
+    /// Whether an index is of this table, has all of its rows, and begins with this key in the order of its
+    /// bytes. A table that was renamed, to put another one in its place, takes its indexes along under their
+    /// names: what they say of the other one is the place of somebody else's row.
     ///
     /// # Safety
     /// To be called inside `catch`.
     unsafe fn is_like(&self, index: pg_sys::Oid, table: pg_sys::Oid) -> bool {
-        // SAFETY: a row of pg_index, held until it was read, or null; an index has as many keys as it says.
+        let cache = pg_sys::SysCacheIdentifier::INDEXRELID as c_int;
+        // SAFETY: a row of pg_index, held until it was read, or null; an index has as many keys, and
+        // collations for them, as it says.
         unsafe {
-            let cache = pg_sys::SysCacheIdentifier::INDEXRELID as c_int;
             let tuple = unguarded::SearchSysCache1(cache, index.into());
             if tuple.is_null() {
                 return false;
@@ -384,20 +391,39 @@ impl Index {
             let header = (*tuple).t_data;
             let index: *const pg_sys::FormData_pg_index =
                 header.byte_add((*header).t_hoff.into()).cast();
+            let count = (*index).indnkeyatts as usize;
             let keys = (&raw const (*index).indkey.values).cast::<pg_sys::AttrNumber>();
-            let keys = std::slice::from_raw_parts(keys, (*index).indnkeyatts as usize);
-            let is_whole = unguarded::heap_attisnull(
-                tuple,
-                pg_sys::Anum_pg_index_indpred as c_int,
-                null_mut(),
-            );
+            let keys = std::slice::from_raw_parts(keys, count);
+            let predicate = pg_sys::Anum_pg_index_indpred as c_int;
             let is_like = (*index).indrelid == table
                 && (*index).indisvalid
-                && is_whole
-                && keys.starts_with(self.key);
+                && unguarded::heap_attisnull(tuple, predicate, null_mut())
+                && keys.starts_with(self.key)
+                && collations(tuple, count)
+                    .iter()
+                    .take(self.key.len())
+                    .all(|collation| {
+                        [pg_sys::InvalidOid, pg_sys::C_COLLATION_OID].contains(collation)
+                    });
             unguarded::ReleaseSysCache(tuple);
             is_like
         }
+    }
+}
+
+/// Those of an index's keys, none where a key's type has none.
+///
+/// # Safety
+/// As for `is_like`; a row of pg_index of an index with so many keys, which is held as long as the answer.
+unsafe fn collations<'a>(tuple: pg_sys::HeapTuple, count: usize) -> &'a [pg_sys::Oid] {
+    let cache = pg_sys::SysCacheIdentifier::INDEXRELID as c_int;
+    let attribute = pg_sys::Anum_pg_index_indcollation as pg_sys::AttrNumber;
+    let mut is_null = false;
+    // SAFETY: the column is never NULL, and an oidvector is as it is in the row.
+    unsafe {
+        let datum = unguarded::SysCacheGetAttr(cache, tuple, attribute, &mut is_null);
+        let vector = datum.cast_mut_ptr::<pg_sys::oidvector>();
+        std::slice::from_raw_parts((&raw const (*vector).values).cast(), count)
     }
 }
 
