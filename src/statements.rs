@@ -114,7 +114,7 @@ impl Statement {
         let one_snapshot = unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as c_int };
         // SAFETY: a kept plan, and as many values of its types as it has parameters; the closure
         // holds pointers, and the snapshots are used at once.
-        let code = unsafe {
+        let code = with_generic_plans(|| unsafe {
             catch(|| match sight {
                 Sight::Latest if one_snapshot => {
                     let latest = unguarded::GetLatestSnapshot();
@@ -125,13 +125,26 @@ impl Statement {
                 }
                 _ => unguarded::SPI_execute_plan(plan, values, nulls, false, 0),
             })
-        }?;
+        })?;
         if code < 0 {
             return Err(internal("SPI_execute_plan"));
         }
         // SAFETY: what the statement left, read at once; a backend has one thread.
         let (table, processed) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed) };
         Ok(Done { table, processed })
+    }
+}
+
+/// Runs `body`, which does not panic, as if the caller had not set `plan_cache_mode`. A custom plan has the
+/// parameters in it, and so a token's hash in the log of who has plans logged; and each call would make one.
+fn with_generic_plans<T>(body: impl FnOnce() -> T) -> T {
+    // SAFETY: the variable behind the setting, put back before anybody else reads it; a backend has one thread.
+    unsafe {
+        let mode = pg_sys::plan_cache_mode;
+        pg_sys::plan_cache_mode = pg_sys::PlanCacheMode::PLAN_CACHE_MODE_AUTO as c_int;
+        let answer = body();
+        pg_sys::plan_cache_mode = mode;
+        answer
     }
 }
 

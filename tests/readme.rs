@@ -1,4 +1,4 @@
-//! What the README tells a newcomer to run, run as it stands there.
+//! What the README tells a newcomer to run, run as it stands there; and that SECURITY.md names tests that are.
 
 use magic_link_harness::postgres::Client;
 use magic_link_harness::{Database, readme_block as block};
@@ -136,5 +136,49 @@ fn the_transcript_is_what_psql_shows() {
     assert_eq!(
         without_times(printed.trim_end()),
         without_times(shown.join("\n").trim_end())
+    );
+}
+
+/// In each span of code that begins with a file's name: of that file. What follows without one is of the same.
+#[test]
+fn every_test_that_security_md_names_is_there() {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let text = std::fs::read_to_string(format!("{root}/SECURITY.md")).unwrap();
+    let promises = text
+        .lines()
+        .filter(|line| line.starts_with("| ") && line.contains(".rs: "));
+    let mut named = 0;
+    for promise in promises {
+        let backed_by = promise.rsplit(" | ").next().unwrap();
+        let mut file = String::new();
+        for span in backed_by.split('`').skip(1).step_by(2) {
+            let test = span.split_once(": ").map_or(span, |(path, test)| {
+                file = std::fs::read_to_string(format!("{root}/{path}")).expect(path);
+                test
+            });
+            let declared = format!("fn {test}()");
+            let (before, _) = file
+                .split_once(&declared)
+                .unwrap_or_else(|| panic!("no {test}"));
+            let attributes = before.rsplit("\n}").next().unwrap();
+            assert!(
+                attributes.contains("#[test]") || attributes.contains("proptest!"),
+                "{test} is no test"
+            );
+            named += 1;
+        }
+    }
+    let rows = text
+        .split_once("|---|---|\n")
+        .unwrap()
+        .1
+        .split_once("\n\n")
+        .unwrap()
+        .0
+        .lines()
+        .count();
+    assert!(
+        rows > 10 && named >= rows,
+        "{named} tests back {rows} promises"
     );
 }
