@@ -5,18 +5,19 @@
 
 export PG_CONFIG PG
 
-.PHONY: help demo psql test torture bench regress lint fmt install clean
+.PHONY: help demo psql test torture bench regress isolation lint fmt install clean
 
 help:
 	@echo "make demo      see a token issued, mailed, redeemed and refused, on a throwaway server"
 	@echo "make psql      psql on such a server, gone when you quit"
-	@echo "make test      every check and test; make test STAGES=\"format clippy pg_test regress connections\" for some"
+	@echo "make test      every check and test; make test STAGES=\"format clippy pg_test regress isolation connections\" for some"
 	@echo "make torture   what takes long to break it with: DURATION=600 seconds for each part, SEED=number to replay a run;"
 	@echo "                 PARTS=\"name name\" for some"
 	@echo "make bench     magic_link beside what would be done without it, into benches/results.md: a release build, no root,"
 	@echo "                 a quarter of an hour, 15 GB of disk; PARTS=\"instructions wal throughput bulk purge memory growth\" for some"
 	@echo "make regress   the pg_regress tests alone; TESTS=\"name name\" for some, ACCEPT=1 to accept the answers,"
 	@echo "                 UPGRADED=1 on an installation of the oldest release, updated"
+	@echo "make isolation what two transactions do to each other alone; ACTIONS=\"redeem purge\" for what comes first, ACCEPT=1"
 	@echo "make lint      format and clippy alone"
 	@echo "make fmt       format the code"
 	@echo "make install PG_CONFIG=/path/to/pg_config   a release build into that server"
@@ -43,6 +44,9 @@ bench:
 
 regress:
 	@tools/regress $(if $(ACCEPT),--accept) $(if $(UPGRADED),--upgraded) $(TESTS)
+
+isolation:
+	@tools/isolation $(if $(ACCEPT),--accept) $(ACTIONS)
 
 lint:
 	@tools/test format clippy
