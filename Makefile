@@ -5,12 +5,13 @@
 
 export PG_CONFIG PG
 
-.PHONY: help demo psql test test-all torture bench regress lint fmt install clean
+.PHONY: help demo psql test test-all torture bench regress isolation lint fmt install clean
 
 help:
 	@echo "make demo      see a token issued, mailed, redeemed and refused, on a throwaway server"
 	@echo "make psql      psql on such a server, gone when you quit"
-	@echo "make test      every check and test; make test STAGES=\"format clippy pg_test regress connections pg_upgrade\" for some"
+	@echo "make test      every check and test; for some:"
+	@echo "                 STAGES=\"format clippy pg_test regress isolation connections pg_upgrade\""
 	@echo "make test-all  make test with each PostgreSQL from 15 to 18, as far as there are servers of it: PG_CONFIG_16=… names one"
 	@echo "make torture   what takes long to break it with: DURATION=600 seconds for each part, SEED=number to replay a run;"
 	@echo "                 PARTS=\"name name\" for some"
@@ -18,6 +19,7 @@ help:
 	@echo "                 a quarter of an hour, 15 GB of disk; PARTS=\"instructions wal throughput bulk purge memory growth\" for some"
 	@echo "make regress   the pg_regress tests alone; TESTS=\"name name\" for some, ACCEPT=1 to accept the answers,"
 	@echo "                 UPGRADED=1 on an installation of the oldest release, updated"
+	@echo "make isolation what two transactions do to each other, alone; ACTIONS=\"redeem purge\" for what comes first, ACCEPT=1"
 	@echo "make lint      format and clippy alone"
 	@echo "make fmt       format the code"
 	@echo "make install PG_CONFIG=/path/to/pg_config   a release build into that server"
@@ -47,6 +49,9 @@ bench:
 
 regress:
 	@tools/regress $(if $(ACCEPT),--accept) $(if $(UPGRADED),--upgraded) $(TESTS)
+
+isolation:
+	@tools/isolation $(if $(ACCEPT),--accept) $(ACTIONS)
 
 lint:
 	@tools/test format clippy
