@@ -64,6 +64,10 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
 }
 
+#[cfg(test)]
+#[path = "../fuzz/properties.rs"]
+mod properties;
+
 /// What `cargo pgrx test` asks of the crate's root.
 #[cfg(test)]
 pub mod pg_test {
