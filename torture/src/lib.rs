@@ -5,4 +5,10 @@
 //! run   how long, with which seed, and the line that shows how far it is
 //! ```
 
+pub mod actions;
+pub mod actors;
+pub mod invariants;
+pub mod journal;
 pub mod run;
+pub mod schedule;
+pub mod world;
