@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use postgres::{Client, Config, NoTls};
 
 use crate::keeper::{Keeper, as_server_user, server_programs};
+use crate::waiting::until;
 
 /// The port is part of the socket's name; every cluster has a folder for its socket alone.
 pub(crate) const PORT: u16 = 5432;
@@ -145,6 +146,46 @@ impl Cluster {
             .expect("no shell")
     }
 
+    /// Kills the server the hard way, all its processes at once, and waits until they are gone.
+    pub fn kill(&self) {
+        // A stopped postmaster neither starts another process nor hears of those that die.
+        let killed = self.control(
+            "postmaster=$(head -n 1 data/postmaster.pid)
+             kill -STOP $postmaster
+             processes=\"$(ps -o pid= --ppid $postmaster) $postmaster\"
+             kill -KILL $processes
+             echo $processes",
+        );
+        for process in killed.split_whitespace() {
+            let process = Path::new("/proc").join(process);
+            until("a killed process is gone", || !process.exists());
+        }
+    }
+
+    /// Kills one server process the hard way, whereupon the server ends all sessions and recovers.
+    pub fn kill_process(&self, process_id: i32) {
+        self.control(&format!("kill -KILL {process_id}"));
+    }
+
+    /// Starts the server that was killed, which recovers from its write-ahead log first.
+    pub fn start_again(&self) {
+        self.control("pg_ctl start --wait --pgdata=data --log=log >start");
+    }
+
+    /// Makes a standby a server of its own, and waits until it can be written.
+    pub fn promote(&self) {
+        self.control("pg_ctl promote --wait --pgdata=data >promote");
+    }
+
+    #[track_caller]
+    fn control(&self, script: &str) -> String {
+        let folder = self.folder.display();
+        let answer = self.shell(&format!("set -e; cd '{folder}'; export LC_ALL=C; {script}"));
+        let complaint = String::from_utf8_lossy(&answer.stderr);
+        assert!(answer.status.success(), "{complaint}");
+        String::from_utf8_lossy(&answer.stdout).into_owned()
+    }
+
     /// A place for files that end with the cluster.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -206,6 +247,25 @@ mod tests {
     #[test]
     fn nothing_is_left_of_a_cluster() {
         assert_nothing_is_left_of(Cluster::start(&[]));
+    }
+
+    #[test]
+    fn a_killed_cluster_starts_again_and_has_what_was_committed() {
+        let cluster = Cluster::start(&[]);
+        let mut connection = cluster.connect("postgres", "postgres");
+        connection
+            .batch_execute("CREATE TABLE kept ()")
+            .expect("no table");
+
+        cluster.kill();
+
+        assert!(connection.simple_query("SELECT 1").is_err());
+        cluster.start_again();
+        let mut connection = cluster.connect("postgres", "postgres");
+        connection
+            .batch_execute("DROP TABLE kept")
+            .expect("it was lost");
+        assert_nothing_is_left_of(cluster);
     }
 
     #[test]

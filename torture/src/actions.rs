@@ -154,7 +154,7 @@ impl Round {
             83..86 if self.purges => Action::Purge {
                 batch_size: random.random_range(1..8),
             },
-            83..93 => Action::Remove(fleeting(random)),
+            83..90 => Action::Remove(fleeting(random)),
             _ if random.random_ratio(1, 3) => {
                 Action::Make(Object::Role(one_fleeting(&ROLES, random)))
             }

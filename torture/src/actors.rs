@@ -52,6 +52,17 @@ pub struct Played {
     pub calls: u64,
 }
 
+impl Played {
+    /// Every token that a client may hold for good.
+    pub fn tokens(&self) -> impl Iterator<Item = &Arc<Token>> {
+        let deeds = self.journal.iter().flat_map(|entry| &entry.deeds);
+        deeds.flat_map(|deed| match &deed.answer {
+            Some(Answer::Issued(tokens)) => tokens.as_slice(),
+            _ => &[],
+        })
+    }
+}
+
 impl<'a> Stage<'a> {
     pub fn new(database: &'a Database<'a>, round: &'a Round, fault: Fault) -> Self {
         Self {
@@ -111,10 +122,6 @@ impl<'a> Stage<'a> {
 
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
-    }
-
-    pub fn secrets(&self) -> Vec<Arc<Token>> {
-        self.tokens.lock().expect("an actor failed").clone()
     }
 
     fn connect(&self) -> Result<Client, Error> {

@@ -7,8 +7,11 @@
 
 pub mod actions;
 pub mod actors;
+pub mod interrupt;
 pub mod invariants;
 pub mod journal;
+pub mod kill;
+pub mod promote;
 pub mod run;
 pub mod schedule;
 pub mod world;

@@ -14,6 +14,9 @@ use crate::world::furnish;
 /// Each connection's pieces of work in a round: few enough to look at each pair of them afterwards.
 const PIECES: usize = 60;
 
+/// Deadlocks of several actions are no news here, and nobody is to wait for them.
+pub const SETTINGS: &[(&str, &str)] = &[("deadlock_timeout", "20ms")];
+
 /// What several rounds came to.
 #[derive(Default)]
 pub struct Tally {
@@ -25,7 +28,7 @@ pub struct Tally {
 }
 
 pub fn schedule(run: &Run) -> String {
-    let cluster = Cluster::start(&[]);
+    let cluster = Cluster::start(SETTINGS);
     let mut tally = Tally::default();
     while run.goes_on() {
         let round = Round::draw(run.seed, tally.rounds, PIECES);
@@ -68,6 +71,7 @@ pub fn judge(database: &Database, round: &Round, played: &Played) {
     let wrong = [
         violations(database, round, &played.journal),
         played.unexpected.clone(),
+        told_by_log(database, played),
     ]
     .concat();
     assert!(
@@ -113,4 +117,29 @@ impl Tally {
             "{rounds} rounds, {calls} transactions, {redemptions} redemptions, {unheard_of} of unknown end; refused: {errors:?}"
         )
     }
+}
+
+/// What the server's log should not say since the round began: an internal error, or a token or its hash.
+pub fn told_by_log(database: &Database, played: &Played) -> Vec<String> {
+    let log = database.cluster().log();
+    let begin = log
+        .find(&format!(" {} ", database.name()))
+        .unwrap_or(log.len());
+    let log = &log[begin..];
+    let mut told = vec![];
+    for line in log.lines() {
+        if line.starts_with("XX") || line.contains("PANIC: ") {
+            told.push(line.to_owned());
+        }
+    }
+    let hashes = "SELECT coalesce(array_agg(encode(token_hash, 'hex')), '{}') FROM magic_link.one_time_tokens";
+    let hashes: Vec<String> = database.value(hashes, &[]);
+    let issued = played.tokens().map(|token| token.secret.as_str());
+    let secrets = issued.chain(hashes.iter().map(String::as_str));
+    told.extend(
+        secrets
+            .filter(|secret| log.contains(secret))
+            .map(|_| "the log tells a token or a hash".to_owned()),
+    );
+    told
 }
