@@ -3,7 +3,7 @@
 //! Where a concurrent deletion makes two ends possible, the journal knows which ones: an object may be missing only if a deletion of it,
 //! acknowledged or unheard of, ended after what needs it had started. What nobody deletes has no such excuse.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -12,24 +12,8 @@ use uuid::Uuid;
 
 use crate::actions::{Object, Round};
 use crate::journal::{Answer, Deed, Entry, Token, What};
-use crate::world::{ORGANIZATION_OF_DOMAIN, is_kept};
-
-/// A row of the ledger.
-struct Row {
-    email: String,
-    consumed: Option<(SystemTime, String)>,
-    revoked: bool,
-    failed_attempts: i32,
-    event: Option<String>,
-    active: bool,
-}
-
-struct Tables {
-    tokens: HashMap<Uuid, Row>,
-    users: HashMap<String, String>,
-    memberships: BTreeSet<(String, String)>,
-    roles: BTreeSet<(String, String, String)>,
-}
+use crate::tables::{Tables, inconsistencies};
+use crate::world::{ORGANIZATION_OF_DOMAIN, ROLES, is_kept};
 
 /// A redemption that was acknowledged, or may have happened.
 struct Redemption<'a> {
@@ -146,68 +130,68 @@ impl<'a> Check<'a> {
     }
 
     fn redemptions(&mut self, token: &Token) {
-        let journal = self.journal;
-        let mine = |deed: &&Deed| matches!(&deed.what, What::Redeem(other) if other.id == token.id);
-        let (mut acknowledged, mut unheard_of) = (vec![], vec![]);
-        for entry in journal {
-            for deed in entry.deeds.iter().filter(mine) {
-                match (&deed.answer, entry.acknowledged) {
-                    (Some(Answer::Redeemed(answer)), true) => acknowledged.push(Redemption {
-                        entry,
-                        answer: Some(answer),
-                    }),
-                    (Some(Answer::Redeemed(answer)), false) => unheard_of.push(Redemption {
-                        entry,
-                        answer: Some(answer),
-                    }),
-                    (None, false) => unheard_of.push(Redemption {
-                        entry,
-                        answer: None,
-                    }),
-                    _ => {}
-                }
-            }
-        }
-        self.claim(acknowledged.len() <= 1, || {
-            format!("{token:?} was redeemed {} times", acknowledged.len())
+        let (acknowledged, unheard_of) = self.redemptions_of(token);
+        let times = acknowledged.len();
+        self.claim(times <= 1, || {
+            format!("{token:?} was redeemed {times} times")
         });
         let row = self.tables.tokens.get(&token.id);
         let consumed = row.and_then(|row| row.consumed.clone());
         let there = row.is_some();
-        if let Some(redemption) = acknowledged.first() {
-            let answer = redemption.answer.expect("acknowledged");
-            let same = !there || consumed == Some((answer.redeemed_at, answer.user_id.clone()));
+        if let Some((redemption, answer)) = acknowledged
+            .first()
+            .and_then(|one| Some((one, one.answer?)))
+        {
+            let same = !there
+                || consumed
+                    .as_ref()
+                    .is_some_and(|consumed| is_told(answer, consumed));
             self.claim(same, || {
                 format!(
                     "the redemption of {token:?} was acknowledged, and the row says {consumed:?}"
                 )
             });
             self.settled(token, redemption, &answer.user_id);
-        } else if let Some((at, by)) = consumed {
-            let of_row = |redemption: &&Redemption| {
-                redemption
-                    .answer
-                    .is_none_or(|answer| answer.redeemed_at == at && answer.user_id == by)
-            };
+        } else if let Some(consumed) = consumed {
+            let of_row =
+                |one: &&Redemption| one.answer.is_none_or(|answer| is_told(answer, &consumed));
             match unheard_of.iter().find(of_row) {
-                Some(redemption) => self.settled(token, redemption, &by),
+                Some(redemption) => self.settled(token, redemption, &consumed.1),
                 None => self
                     .wrong
                     .push(format!("{token:?} is consumed, and nobody redeemed it")),
             }
         } else if !there && !unheard_of.is_empty() {
             // It may have been redeemed and then deleted.
-            let users: Vec<_> = self
+            let users = self
                 .tables
                 .users
                 .iter()
-                .filter(|(_, email)| *email == token.email)
-                .map(|(id, _)| id.clone())
-                .collect();
-            for user in users {
+                .filter(|(_, email)| *email == token.email);
+            for user in users.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
                 self.explain(token, &user);
             }
         }
+    }
+
+    /// Those that were acknowledged, and those that may have happened.
+    fn redemptions_of(&self, token: &Token) -> (Vec<Redemption<'a>>, Vec<Redemption<'a>>) {
+        let mine = |deed: &Deed| matches!(&deed.what, What::Redeem(other) if other.id == token.id);
+        let redemptions =
+            self.deeds()
+                .filter(|(_, deed)| mine(deed))
+                .filter_map(|(entry, deed)| match &deed.answer {
+                    Some(Answer::Redeemed(answer)) => Some(Redemption {
+                        entry,
+                        answer: Some(answer),
+                    }),
+                    None => Some(Redemption {
+                        entry,
+                        answer: None,
+                    }),
+                    Some(_) => None,
+                });
+        redemptions.partition(|redemption| redemption.entry.acknowledged)
     }
 
     /// A redeemed token has its user and every membership, but for what was deleted afterwards.
@@ -253,71 +237,55 @@ impl<'a> Check<'a> {
         organization: &'static str,
     ) {
         let start = redemption.entry.start;
-        let there = Object::Organization(organization);
         let answer = redemption.answer.and_then(|answer| {
             let mut all = answer.memberships.as_array().into_iter().flatten();
             all.find(|one| one["organizationId"] == organization)
         });
         let missing = answer.is_some_and(|answer| answer["status"] == "organization_missing");
-        let excused = match answer {
-            _ if is_kept(organization) => false,
-            Some(_) if missing => self.may_be_gone(there, 0),
-            Some(_) => self.may_be_gone(there, start),
-            None => self.may_be_gone(there, 0),
+        // Whoever was not told otherwise may have found it missing.
+        let since = if answer.is_none() || missing {
+            0
+        } else {
+            start
         };
+        let deleted = self.may_be_gone(Object::Organization(organization), since);
         if missing {
-            return self.claim(excused, || {
+            return self.claim(deleted, || {
                 format!("{token:?}: {organization} was never deleted, and is missing")
             });
         }
+        let left =
+            deleted || self.may_be_gone(Object::Membership(organization, token.email), start);
         let membership = (organization.to_owned(), user.to_owned());
         if !self.tables.memberships.contains(&membership) {
-            let excused =
-                excused || self.may_be_gone(Object::Membership(organization, token.email), start);
-            return self.claim(excused, || {
+            return self.claim(left, || {
                 format!("{token:?} was redeemed, and the membership in {organization} is lost")
             });
         }
-        let left =
-            excused || self.may_be_gone(Object::Membership(organization, token.email), start);
-        let kept = token
-            .terms
-            .roles_in(organization)
-            .iter()
-            .copied()
-            .filter(|role| is_kept(role));
-        let told = answer.map(|answer| {
-            answer["roleIds"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(|role| role.as_str())
+        let told: Option<Vec<&str>> = answer.map(|answer| {
+            let roles = answer["roleIds"].as_array().into_iter().flatten();
+            roles.filter_map(|role| role.as_str()).collect()
         });
-        let kept: Vec<&str> = kept.collect();
-        let told: Option<Vec<&str>> = told.map(Iterator::collect);
-        let complete = told
-            .as_ref()
-            .is_none_or(|told| kept.iter().all(|role| told.contains(role)));
-        self.claim(complete, || {
-            format!("{token:?}: the answer for {organization} lacks a role of {kept:?}: {told:?}")
-        });
-        for role in told.unwrap_or(kept) {
-            let (organization, user) = membership.clone();
-            let held = self
-                .tables
-                .roles
-                .contains(&(organization, user, role.to_owned()));
+        let granted = token.terms.roles_in(organization).iter().copied();
+        for role in granted.filter(|role| is_kept(role)) {
+            let given = told.as_ref().is_none_or(|told| told.contains(&role));
+            self.claim(given, || {
+                format!("{token:?}: the answer for {organization} lacks the role {role}")
+            });
+        }
+        for role in ROLES {
+            let expected = match &told {
+                Some(told) => told.contains(&role),
+                None => is_kept(role) && token.terms.roles_in(organization).contains(&role),
+            };
             // Another redemption may have joined again after a deletion, with other roles.
-            let known = crate::world::ROLES.into_iter().find(|known| *known == role);
-            let excused = left
-                || known.is_some_and(|role| {
-                    !is_kept(role) && self.may_be_gone(Object::Role(role), start)
-                });
-            self.claim(held || excused, || {
-                format!(
-                    "{token:?} was redeemed, and the role {role} in {} is lost",
-                    membership.0
-                )
+            if !expected || left || self.may_be_gone(Object::Role(role), start) {
+                continue;
+            }
+            let held = (organization.to_owned(), user.to_owned(), role.to_owned());
+            let held = self.tables.roles.contains(&held);
+            self.claim(held, || {
+                format!("{token:?} was redeemed, and the role {role} in {organization} is lost")
             });
         }
     }
@@ -524,112 +492,7 @@ impl<'a> Check<'a> {
     }
 }
 
-impl Tables {
-    fn read(database: &Database) -> Self {
-        let mut superuser = database.superuser();
-        let mut read = |query: &str| {
-            superuser
-                .query(query, &[])
-                .expect("a table that cannot be read")
-        };
-        let tokens = read(
-            "SELECT t.id, t.email, t.consumed_at, t.consumed_by, t.revoked_at IS NOT NULL, t.failed_attempts, t.interaction_event,
-                    s.status = 'active'
-               FROM magic_link.one_time_tokens AS t JOIN magic_link.one_time_token_status AS s USING (id)",
-        );
-        let tokens = tokens.iter().map(|row| {
-            let consumed_by: Option<String> = row.get(3);
-            let consumed = row.get::<_, Option<SystemTime>>(2).zip(consumed_by);
-            (
-                row.get(0),
-                Row {
-                    email: row.get(1),
-                    consumed,
-                    revoked: row.get(4),
-                    failed_attempts: row.get(5),
-                    event: row.get(6),
-                    active: row.get(7),
-                },
-            )
-        });
-        let users = read("SELECT id::text, email FROM magic_link.users");
-        let memberships =
-            read("SELECT organization_id, user_id::text FROM magic_link.organization_memberships");
-        let roles = read(
-            "SELECT organization_id, user_id::text, organization_role_id FROM magic_link.organization_membership_roles",
-        );
-        Self {
-            tokens: tokens.collect(),
-            users: users.iter().map(|row| (row.get(0), row.get(1))).collect(),
-            memberships: memberships
-                .iter()
-                .map(|row| (row.get(0), row.get(1)))
-                .collect(),
-            roles: roles
-                .iter()
-                .map(|row| (row.get(0), row.get(1), row.get(2)))
-                .collect(),
-        }
-    }
-}
-
-/// What the tables say against themselves: queries that answer only what is wrong.
-const CONTRADICTIONS: [&str; 5] = [
-    "SELECT 'unsound: ' || t.id FROM magic_link.one_time_tokens AS t
-      WHERE NOT magic_link.one_time_token_is_sound(t) OR (t.consumed_at IS NULL) <> (t.consumed_by IS NULL)
-         OR t.consumed_at IS NOT NULL AND t.revoked_at IS NOT NULL OR octet_length(t.token_hash) <> 32
-         OR t.consumed_at < t.created_at OR t.consumed_at >= t.expires_at OR t.revoked_at < t.created_at",
-    "SELECT 'status ' || s.status || ': ' || s.id FROM magic_link.one_time_token_status AS s
-      WHERE s.status IS DISTINCT FROM CASE WHEN s.consumed_at IS NOT NULL THEN 'consumed' WHEN s.revoked_at IS NOT NULL THEN 'revoked'
-                    WHEN s.expires_at <= now() THEN 'expired' ELSE 'active' END
-        AND NOT (s.status = 'expired' AND s.expires_at <= clock_timestamp())",
-    "SELECT 'membership of nobody or nothing: ' || m::text FROM magic_link.organization_memberships AS m
-      WHERE NOT EXISTS (SELECT FROM magic_link.users AS u WHERE u.id = m.user_id)
-         OR NOT EXISTS (SELECT FROM magic_link.organizations AS o WHERE o.id = m.organization_id)",
-    "SELECT 'role of no member: ' || r::text FROM magic_link.organization_membership_roles AS r
-      WHERE NOT EXISTS (SELECT FROM magic_link.organization_memberships AS m
-                         WHERE m.organization_id = r.organization_id AND m.user_id = r.user_id)
-         OR NOT EXISTS (SELECT FROM magic_link.organization_roles AS o WHERE o.id = r.organization_role_id)",
-    "SELECT c.oid::regclass || ': ' || v.msg FROM pg_class AS c, verify_heapam(c.oid) AS v
-      WHERE c.relnamespace = 'magic_link'::regnamespace AND c.relkind = 'r'",
-];
-
-/// Whoever created a token had others of its address beside it, which had not ended by then: as many as the settings allow. So a
-/// limit that was passed for a moment is seen at the end.
-const TOO_MANY_ACTIVE: &str = "
-    SELECT 'too many active tokens: ' || t.email
-      FROM magic_link.one_time_tokens AS t JOIN magic_link.one_time_tokens AS o
-        ON o.email = t.email AND o.created_at <= t.created_at
-       AND LEAST(o.consumed_at, o.revoked_at, o.expires_at) > t.created_at
-     GROUP BY t.id, t.email
-    HAVING count(*) > $1 OR count(*) FILTER (WHERE o.interaction_event IS NOT DISTINCT FROM t.interaction_event) > $2";
-
-fn inconsistencies(database: &Database, round: &Round) -> Vec<String> {
-    let mut superuser = database.superuser();
-    superuser
-        .batch_execute("CREATE EXTENSION IF NOT EXISTS amcheck")
-        .expect("amcheck comes with the server");
-    let mut wrong = vec![];
-    for query in CONTRADICTIONS {
-        let rows = superuser.query(query, &[]).expect("no answer");
-        wrong.extend(rows.iter().map(|row| row.get::<_, String>(0)));
-    }
-    // Without a limit the answers are the same as with one that nobody reaches.
-    let most = if round.max_active > 0 {
-        round.max_active as i64
-    } else {
-        i64::MAX
-    };
-    let of_event = if round.revoke_previous { 1 } else { i64::MAX };
-    let rows = superuser
-        .query(TOO_MANY_ACTIVE, &[&most, &of_event])
-        .expect("no answer");
-    wrong.extend(rows.iter().map(|row| row.get::<_, String>(0)));
-    let indexes = "SELECT count(bt_index_check(i.indexrelid, true)) FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-                    WHERE c.relnamespace = 'magic_link'::regnamespace";
-    match superuser.query_one(indexes, &[]) {
-        Ok(checked) => assert!(checked.get::<_, i64>(0) > 8, "the indexes are elsewhere"),
-        Err(error) => wrong.push(format!("an index is broken: {error:?}")),
-    }
-    wrong
+/// Whether the row says what the answer did.
+fn is_told(answer: &Redeemed, (at, by): &(SystemTime, String)) -> bool {
+    answer.redeemed_at == *at && answer.user_id == *by
 }
