@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use magic_link_harness::postgres::{Client, Error, NoTls};
-use magic_link_harness::{Calls, Database, at_once, process_id, until};
+use magic_link_harness::{Calls, Database, at_once, until};
 
 use crate::actions::{Action, Object, Piece, Round, Terms};
 use crate::journal::{Answer, Deed, Entry, Token, What};
@@ -84,9 +84,9 @@ impl<'a> Stage<'a> {
 
     /// Lets everybody work until they are through, while `strike` does its part beside them.
     pub fn play(self, strike: impl FnOnce(&Self) + Send) -> Played {
-        let clients =
-            (0..CONNECTIONS).map(|connection| (connection, self.connect().expect("no connection")));
-        let clients: Vec<_> = clients.collect();
+        let clients: Vec<_> = (0..CONNECTIONS)
+            .map(|connection| (connection, self.connect()))
+            .collect();
         std::thread::scope(|scope| {
             let striker = scope.spawn(|| strike(&self));
             at_once(clients, |(connection, client)| {
@@ -124,18 +124,13 @@ impl<'a> Stage<'a> {
         self.over.load(Ordering::SeqCst)
     }
 
-    fn connect(&self) -> Result<Client, Error> {
-        let role = self.database.role_name(ROLE);
-        let config = self.database.cluster().config(self.database.name(), &role);
-        config.connect(NoTls)
+    fn connect(&self) -> (Client, i32) {
+        connect(self.database, &self.database.role_name(ROLE))
     }
 
-    fn work(&self, connection: u64, mut client: Client) {
+    fn work(&self, connection: u64, (mut client, process_id): (Client, i32)) {
         let process = &self.processes[connection as usize];
-        let interrupted = self.fault == Fault::Interrupted;
-        if interrupted {
-            process.store(process_id(&mut client), Ordering::SeqCst);
-        }
+        process.store(process_id, Ordering::SeqCst);
         for piece in self.round.work_of(connection) {
             let goes_on = self.perform(connection, &mut client, &piece);
             *self.completed.lock().expect("an actor failed") += 1;
@@ -146,14 +141,9 @@ impl<'a> Stage<'a> {
             if self.fault == Fault::ServerLost {
                 return;
             }
-            process.store(0, Ordering::SeqCst);
-            let mut found = None;
-            until("the server lets a connection in", || {
-                found = self.connect().ok();
-                found.is_some()
-            });
-            client = found.expect("until it is there");
-            process.store(process_id(&mut client), Ordering::SeqCst);
+            let process_id;
+            (client, process_id) = self.connect();
+            process.store(process_id, Ordering::SeqCst);
         }
         process.store(0, Ordering::SeqCst);
     }
@@ -326,6 +316,23 @@ impl<'a> Stage<'a> {
 
 fn into_inner<T>(mutex: Mutex<T>) -> T {
     mutex.into_inner().expect("an actor failed")
+}
+
+/// A connection and its process, from a server that may be starting again, or about to.
+pub fn connect(database: &Database, role: &str) -> (Client, i32) {
+    let config = database.cluster().config(database.name(), role);
+    let mut connected = None;
+    until("the server lets a connection in", || {
+        connected = config.connect(NoTls).ok().and_then(|mut client| {
+            let process = client
+                .query_one("SELECT pg_backend_pid()", &[])
+                .ok()?
+                .get(0);
+            Some((client, process))
+        });
+        connected.is_some()
+    });
+    connected.expect("until it is there")
 }
 
 /// Anything but an ERROR: the server ended the connection, or was ended.

@@ -10,7 +10,7 @@ use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
 use crate::actions::{Round, generator};
-use crate::actors::{CONNECTIONS, Fault, Stage};
+use crate::actors::{CONNECTIONS, Fault, Stage, connect};
 use crate::run::Run;
 use crate::schedule::{SETTINGS, Tally, drop_database, judge, prepare};
 
@@ -52,7 +52,7 @@ pub fn interrupt_once(cluster: &Cluster, seed: u64, number: u64, tally: &mut Tal
 fn strike(stage: &Stage, database: &Database, round: &Round) {
     let mut random = generator(round.seed, round.number, u64::from(u16::MAX));
     let kill_at = (round.number % 4 == 3).then(|| random.random_range(10..60));
-    let mut striker = database.superuser();
+    let mut striker = connect(database, "postgres").0;
     let mut strikes = 0;
     while stage.await_calls(random.random_range(0..4)) {
         // A moment within a call: part of the fault, and nobody's wait for an event.
@@ -60,44 +60,46 @@ fn strike(stage: &Stage, database: &Database, round: &Round) {
         while Instant::now() < moment {
             std::hint::spin_loop();
         }
-        let process =
-            stage.processes[random.random_range(0..CONNECTIONS) as usize].load(Ordering::SeqCst);
+        let victim = random.random_range(0..CONNECTIONS) as usize;
+        let process = stage.processes[victim].load(Ordering::SeqCst);
         if process == 0 {
             continue;
         }
         strikes += 1;
         if kill_at == Some(strikes) {
-            database.cluster().kill_process(process);
-            striker = after_restart(database, striker);
-            continue;
+            kill_process(database, &mut striker, process);
+            striker = connect(database, "postgres").0;
+        } else {
+            hit(&mut striker, process, &mut random);
         }
-        hit(&mut striker, process, &mut random);
     }
 }
 
+/// Kills a server process, and waits until the server has ended all sessions for that, the striker's too. Whoever has gone by itself
+/// has also left the statistics, and whoever was killed has not.
+fn kill_process(database: &Database, striker: &mut Client, process: i32) {
+    database.cluster().kill_process(process);
+    let there = "SELECT FROM pg_stat_activity WHERE pid = $1";
+    let is_there = |striker: &mut Client| {
+        striker
+            .query(there, &[&process])
+            .map(|rows| !rows.is_empty())
+    };
+    until("the server has seen it", || {
+        !is_there(striker).unwrap_or(false)
+    });
+}
+
+/// Whoever has gone in the meantime is not hit.
 fn hit(striker: &mut Client, process: i32, random: &mut ChaCha8Rng) {
-    let function = if random.random_ratio(1, 4) {
+    let terminates = random.random_ratio(1, 4);
+    let function = if terminates {
         "pg_terminate_backend"
     } else {
         "pg_cancel_backend"
     };
-    // Answers false for who has gone in the meantime.
     let hit = format!("SELECT {function}($1)");
     striker
         .execute(&hit, &[&process])
         .expect("the striker was hit");
-}
-
-/// The server ends all sessions when one was killed, the striker's too.
-fn after_restart(database: &Database, mut striker: Client) -> Client {
-    until("the server has seen that a process was killed", || {
-        striker.simple_query("SELECT 1").is_err()
-    });
-    let config = database.cluster().config(database.name(), "postgres");
-    let mut connected = None;
-    until("the server lets the striker in", || {
-        connected = config.connect(magic_link_harness::postgres::NoTls).ok();
-        connected.is_some()
-    });
-    connected.expect("until it is there")
 }
