@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use magic_link_harness::postgres::{Client, Error, NoTls};
@@ -87,13 +88,13 @@ impl<'a> Stage<'a> {
         let clients: Vec<_> = (0..CONNECTIONS)
             .map(|connection| (connection, self.connect()))
             .collect();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let striker = scope.spawn(|| strike(&self));
+            let end = End(&self);
             at_once(clients, |(connection, client)| {
                 self.work(connection, client)
             });
-            self.over.store(true, Ordering::SeqCst);
-            self.progress.notify_all();
+            drop(end);
             striker.join().expect("what should strike failed");
         });
         Played {
@@ -120,7 +121,7 @@ impl<'a> Stage<'a> {
         !self.is_over()
     }
 
-    pub fn is_over(&self) -> bool {
+    fn is_over(&self) -> bool {
         self.over.load(Ordering::SeqCst)
     }
 
@@ -190,17 +191,15 @@ impl<'a> Stage<'a> {
         if let Some(level) = piece.isolation {
             client.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}"))?;
         }
+        // Until the transaction has ended.
+        let mut turn = None;
         for action in &piece.actions {
             let Some(what) = self.meant_by(action) else {
                 continue;
             };
-            let one_at_a_time =
-                matches!(what, What::Remove(_) | What::Make(_)) && !self.round.several;
-            let _turn = one_at_a_time.then(|| {
-                self.directory
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-            });
+            if matches!(what, What::Remove(_) | What::Make(_)) && !self.round.several {
+                turn.get_or_insert_with(|| self.directory.lock().expect("an actor failed"));
+            }
             deeds.push(Deed { what, answer: None });
             let deed = deeds.last_mut().expect("just pushed");
             if piece.timeout {
@@ -311,6 +310,16 @@ impl<'a> Stage<'a> {
 
     fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::SeqCst)
+    }
+}
+
+/// The end of a round, also of one that failed: nobody is to wait for more calls.
+struct End<'s, 'a>(&'s Stage<'a>);
+
+impl Drop for End<'_, '_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::SeqCst);
+        self.0.progress.notify_all();
     }
 }
 
