@@ -208,7 +208,7 @@ impl<'a> Stage<'a> {
             }
             let answer = call(client, action, &deed.what);
             if piece.timeout && !answer.as_ref().is_err_and(is_lost) {
-                // It is set outside of what it limits: that the reset is cancelled by the old value is no answer of ours.
+                // The time may be too short for the RESET as well.
                 while client
                     .batch_execute("RESET statement_timeout")
                     .is_err_and(|error| !is_lost(&error))

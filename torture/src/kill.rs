@@ -14,7 +14,7 @@ use crate::schedule::{SETTINGS, Tally, drop_database, judge, prepare};
 /// More than anybody gets to before the server is killed.
 const PIECES: usize = 200;
 
-/// The last transactions before the end, of all connections.
+/// How many transactions of all connections are through when the server is killed.
 const MOMENTS: std::ops::Range<u64> = 100..1000;
 
 pub fn kill(run: &Run) -> String {
