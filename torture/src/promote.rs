@@ -41,6 +41,8 @@ pub fn promote_once(seed: u64, number: u64, tally: &mut Tally) {
     judge(&database, &round, &played);
     assert_redeemed(&mut database.backend(), &played);
     tally.add(&played);
+    // Whoever was killed has left shared memory behind, which the next start takes away.
+    primary.start_again();
 }
 
 /// Has the primary wait with each acknowledgement until the standby has the commit.
