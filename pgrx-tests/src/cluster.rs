@@ -14,6 +14,7 @@ use postgres::{Client, Config, NoTls};
 
 use crate::keeper::{Keeper, as_server_user, server_programs};
 use crate::small_disk;
+use crate::waiting::until;
 
 /// The port is part of the socket's name; every cluster has a folder for its socket alone.
 pub(crate) const PORT: u16 = 5432;
@@ -185,6 +186,45 @@ impl Cluster {
         fs::read_to_string(self.folder.join("step")).unwrap_or_default()
     }
 
+    /// Kills the server the hard way, all its processes at once, and waits until they are gone.
+    pub fn kill(&self) {
+        // A stopped postmaster neither starts another process nor hears of those that die.
+        let killed = self.control(
+            "postmaster=$(head -n 1 data/postmaster.pid)
+             kill -STOP $postmaster
+             processes=\"$(ps -o pid= --ppid $postmaster) $postmaster\"
+             kill -KILL $processes
+             echo $processes",
+        );
+        for process in killed.split_whitespace() {
+            until("a killed process is gone", || !runs(process));
+        }
+    }
+
+    /// Kills one server process the hard way, if it is still there; the server ends all sessions then, and recovers.
+    pub fn kill_process(&self, process_id: i32) {
+        self.control(&format!("kill -KILL {process_id} || :"));
+    }
+
+    /// Starts the server that was killed, which recovers from its write-ahead log first.
+    pub fn start_again(&self) {
+        self.control("pg_ctl start --wait --pgdata=data --log=log >start");
+    }
+
+    /// Makes a standby a server of its own, and waits until it can be written.
+    pub fn promote(&self) {
+        self.control("pg_ctl promote --wait --pgdata=data >promote");
+    }
+
+    #[track_caller]
+    fn control(&self, script: &str) -> String {
+        let folder = self.folder.display();
+        let answer = self.shell(&format!("set -e; cd '{folder}'; export LC_ALL=C; {script}"));
+        let complaint = String::from_utf8_lossy(&answer.stderr);
+        assert!(answer.status.success(), "{complaint}");
+        String::from_utf8_lossy(&answer.stdout).into_owned()
+    }
+
     /// A place for files that end with the cluster.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
@@ -200,6 +240,13 @@ impl Cluster {
     pub(crate) fn next_number(&self) -> u32 {
         self.databases.fetch_add(1, Ordering::Relaxed)
     }
+}
+
+/// A process that ended stays in the list until its parent has looked at it, which init may be slow to do.
+fn runs(process_id: &str) -> bool {
+    let status = fs::read_to_string(format!("/proc/{process_id}/stat")).unwrap_or_default();
+    let state = status.rsplit(") ").next().unwrap_or_default();
+    !state.is_empty() && !state.starts_with(['Z', 'X'])
 }
 
 /// A connection to whatever listens in a folder.
@@ -246,6 +293,25 @@ mod tests {
     #[test]
     fn nothing_is_left_of_a_cluster() {
         assert_nothing_is_left_of(Cluster::start(&[]));
+    }
+
+    #[test]
+    fn a_killed_cluster_starts_again_and_has_what_was_committed() {
+        let cluster = Cluster::start(&[]);
+        let mut connection = cluster.connect("postgres", "postgres");
+        connection
+            .batch_execute("CREATE TABLE kept ()")
+            .expect("no table");
+
+        cluster.kill();
+
+        assert!(connection.simple_query("SELECT 1").is_err());
+        cluster.start_again();
+        let mut connection = cluster.connect("postgres", "postgres");
+        connection
+            .batch_execute("DROP TABLE kept")
+            .expect("it was lost");
+        assert_nothing_is_left_of(cluster);
     }
 
     #[test]

@@ -2,7 +2,28 @@
 //! thing that does not hold. `make torture` runs them at length, tests in `tests/` for a few seconds.
 //!
 //! ```text
-//! run   how long, with which seed, and the line that shows how far it is
+//! run         how long, with which seed, and the line that shows how far it is
+//!
+//! schedule    16 connections do anything at random, and everything adds up: round by round
+//! kill        the same, and the server is killed          interrupt   the same, and calls and sessions are
+//! promote     the same, and a standby takes over
+//!
+//! world       the few objects on which they meet          actions     what each connection does, drawn from the seed
+//! actors      the connections at work                     journal     what they saw
+//! tables      what is there afterwards                    invariants  what has to hold between the two
 //! ```
+//!
+//! A seed repeats what every connection chooses and when a fault strikes, counted in transactions. It does not repeat who
+//! comes first: that is the scheduler's choice, so a failure may need several runs of its seed to come again.
 
+pub mod actions;
+pub mod actors;
+pub mod interrupt;
+pub mod invariants;
+pub mod journal;
+pub mod kill;
+pub mod promote;
 pub mod run;
+pub mod schedule;
+pub mod tables;
+pub mod world;

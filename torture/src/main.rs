@@ -4,12 +4,21 @@ use std::env;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use magic_link_torture::interrupt::interrupt;
+use magic_link_torture::kill::kill;
+use magic_link_torture::promote::promote;
 use magic_link_torture::run::Run;
+use magic_link_torture::schedule::schedule;
 
 /// What a part did, in one line; it panics at the first thing that does not hold.
 type Part = fn(&Run) -> String;
 
-const PARTS: [(&str, Part); 0] = [];
+const PARTS: [(&str, Part); 4] = [
+    ("schedule", schedule),
+    ("kill", kill),
+    ("interrupt", interrupt),
+    ("promote", promote),
+];
 
 fn main() -> ExitCode {
     let named: Vec<String> = env::args().skip(1).collect();
