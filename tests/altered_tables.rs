@@ -220,3 +220,36 @@ fn a_column_of_another_collation_is_found_in() {
     );
     assert_eq!(db.count("magic_link.organization_memberships"), 3);
 }
+
+/// Which of the tables are read as a whole by redeeming: none, but for one whose index has another name.
+#[test]
+fn tables_are_read_by_their_own_indexes() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    db.sql("INSERT INTO magic_link.organization_jit_email_domains VALUES ('acme', 'example.com')");
+    let mut backend = db.backend();
+    let mut read_whole = || -> Vec<String> {
+        for _ in 0..2 {
+            let context = r#"{"jitOrganizationIds": ["acme"]}"#;
+            let issued = backend.create(ADA, context).unwrap();
+            backend.redeem(&issued.token, ADA).unwrap();
+        }
+        backend
+            .batch_execute("SELECT pg_stat_force_next_flush()")
+            .unwrap();
+        let whole = "SELECT relname::text FROM pg_stat_user_tables WHERE schemaname = 'magic_link' AND seq_scan > 0 ORDER BY 1";
+        let rows = db.superuser().query(whole, &[]).unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    db.sql("SELECT pg_stat_reset()");
+    assert_eq!(read_whole(), [""; 0]);
+    db.sql(
+        "ALTER INDEX magic_link.organizations_pkey RENAME TO renamed;
+         ALTER INDEX magic_link.organization_membership_roles_pkey RENAME TO renamed_too",
+    );
+    db.sql("SELECT pg_stat_reset()");
+    assert_eq!(
+        read_whole(),
+        ["organization_membership_roles", "organizations"]
+    );
+}

@@ -77,7 +77,7 @@ const RIGHTS: &str = "
          WHERE relnamespace = 'magic_link'::regnamespace AND relkind NOT IN ('i', 'I')
         UNION
         SELECT 'pg_type'::regclass, oid FROM pg_type
-         WHERE typnamespace = 'magic_link'::regnamespace AND typcategory <> 'A')
+         WHERE typnamespace = 'magic_link'::regnamespace)
     SELECT replace(i.type || ' ' || i.identity, 'pg_catalog.', ''), (
            SELECT coalesce(string_agg(p.kind, ', '), '') FROM (
                SELECT kind FROM unnest('{USAGE, CREATE}'::text[]) AS kind
@@ -98,6 +98,8 @@ const RIGHTS: &str = "
                                             THEN has_table_privilege(o.objid, 'MAINTAIN') END
            ) AS p)
       FROM object AS o, pg_identify_object(o.classid, o.objid, 0) AS i
+     -- An array has the rights of what is in it.
+     WHERE i.identity NOT LIKE '%[]'
      ORDER BY 1";
 
 type Right = (String, String);
