@@ -162,7 +162,10 @@ fn every_test_that_security_md_names_is_there() {
                 .unwrap_or_else(|| panic!("no {test}"));
             let attributes = before.rsplit("\n}").next().unwrap();
             assert!(
-                attributes.contains("#[test]") || attributes.contains("proptest!"),
+                attributes.contains("#[test]")
+                    || attributes.contains("proptest!")
+                    // Of a program that lists its tests, since a machine may be unable to run some.
+                    || file.contains(&format!("\"{test}\",")),
                 "{test} is no test"
             );
             named += 1;

@@ -91,6 +91,18 @@ install_cargo_pgrx() {
     --root "$root/.tools" || die "could not install cargo-pgrx $version"
 }
 
+# The compiler that libFuzzer's instrumentation takes, and what drives it.
+need_cargo_fuzz() {
+  if ! cargo +nightly --version >/dev/null 2>&1; then
+    command -v rustup >/dev/null || die "fuzzing takes a nightly Rust: there is no rustup to install it with"
+    rustup toolchain install nightly --profile minimal || die "the nightly Rust could not be installed"
+  fi
+  [ ! -x "$root/.tools/bin/cargo-fuzz" ] || return 0
+  say "      building cargo-fuzz into .tools (a minute, once)"
+  CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-fuzz --version 0.13.2 --locked --debug --root "$root/.tools" ||
+    die "could not install cargo-fuzz"
+}
+
 # Where the private server goes. A user that root turns into must be able to enter the place.
 server_home() {
   local home=$root/.tools/$1

@@ -199,6 +199,8 @@ impl Cluster {
         for process in killed.split_whitespace() {
             until("a killed process is gone", || !runs(process));
         }
+        // Who starts a server takes a process that nobody has reaped yet for one that runs.
+        self.control("rm data/postmaster.pid .s.PGSQL.*.lock");
     }
 
     /// Kills one server process the hard way, if it is still there; the server ends all sessions then, and recovers.
