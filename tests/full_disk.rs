@@ -223,7 +223,7 @@ fn what_was_acknowledged_outlives_a_full_disk_for_wal() {
         // So that it is clear when it is down. By default it starts again, and again.
         ("restart_after_crash", "off"),
     ];
-    let cluster = Cluster::with_small_disk(16, &[&wal, "--wal-segsize=1"], &settings);
+    let cluster = Cluster::with_small_disk(64, &[&wal, "--wal-segsize=1"], &settings);
     let db = Database::of(&cluster);
     make_organizations(&db);
     let mut clients: Vec<_> = (0..4).map(|n| (n, db.backend())).collect();

@@ -7,6 +7,7 @@
 //! schedule    16 connections do anything at random, and everything adds up: round by round
 //! kill        the same, and the server is killed          interrupt   the same, and calls and sessions are
 //! promote     the same, and a standby takes over
+//! hostile     values that nobody means well with, into every argument of every function
 //!
 //! world       the few objects on which they meet          actions     what each connection does, drawn from the seed
 //! actors      the connections at work                     journal     what they saw
@@ -18,6 +19,8 @@
 
 pub mod actions;
 pub mod actors;
+pub mod hostile;
+pub mod hostile_values;
 pub mod interrupt;
 pub mod invariants;
 pub mod journal;

@@ -4,6 +4,7 @@ use std::env;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use magic_link_torture::hostile::hostile;
 use magic_link_torture::interrupt::interrupt;
 use magic_link_torture::kill::kill;
 use magic_link_torture::promote::promote;
@@ -13,11 +14,12 @@ use magic_link_torture::schedule::schedule;
 /// What a part did, in one line; it panics at the first thing that does not hold.
 type Part = fn(&Run) -> String;
 
-const PARTS: [(&str, Part); 4] = [
+const PARTS: [(&str, Part); 5] = [
     ("schedule", schedule),
     ("kill", kill),
     ("interrupt", interrupt),
     ("promote", promote),
+    ("hostile", hostile),
 ];
 
 fn main() -> ExitCode {
