@@ -1,4 +1,4 @@
-//! A few thousand hostile calls; `make torture PARTS=hostile` makes them for as long as one likes.
+//! Some thousand hostile calls; `make torture PARTS=hostile` makes them for as long as one likes.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use magic_link_torture::hostile::Hostile;
 fn hostile_values_are_answered_or_refused_and_nothing_breaks() {
     let database = Database::new();
     let mut hostile = Hostile::new(&database, 1);
-    hostile.play(4000);
+    hostile.play(8000);
     hostile.assert_nothing_broke();
     let ends = |end: &str| hostile.ends.keys().filter(|(_, with)| with == end).count();
     let functions: BTreeSet<_> = hostile.ends.keys().map(|(function, _)| function).collect();
