@@ -145,10 +145,6 @@ struct Caller {
 
 impl Caller {
     fn new(role: &'static str, mut client: Client, functions: &[Function]) -> Self {
-        // For its like: bounds what a set-returning answer costs here.
-        client
-            .batch_execute("SET statement_timeout = '60s'")
-            .expect("no setting");
         let prepare = |function: &Function| {
             client
                 .prepare(&function.call())

@@ -8,6 +8,7 @@
 //! kill        the same, and the server is killed          interrupt   the same, and calls and sessions are
 //! promote     the same, and a standby takes over
 //! hostile     values that nobody means well with, into every argument of every function
+//! memcheck    the same, watched by valgrind
 //!
 //! world       the few objects on which they meet          actions     what each connection does, drawn from the seed
 //! actors      the connections at work                     journal     what they saw
@@ -25,6 +26,7 @@ pub mod interrupt;
 pub mod invariants;
 pub mod journal;
 pub mod kill;
+pub mod memcheck;
 pub mod promote;
 pub mod run;
 pub mod schedule;

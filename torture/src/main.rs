@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use magic_link_torture::hostile::hostile;
 use magic_link_torture::interrupt::interrupt;
 use magic_link_torture::kill::kill;
+use magic_link_torture::memcheck::memcheck;
 use magic_link_torture::promote::promote;
 use magic_link_torture::run::Run;
 use magic_link_torture::schedule::schedule;
@@ -14,12 +15,13 @@ use magic_link_torture::schedule::schedule;
 /// What a part did, in one line; it panics at the first thing that does not hold.
 type Part = fn(&Run) -> String;
 
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("schedule", schedule),
     ("kill", kill),
     ("interrupt", interrupt),
     ("promote", promote),
     ("hostile", hostile),
+    ("memcheck", memcheck),
 ];
 
 fn main() -> ExitCode {

@@ -1,0 +1,68 @@
+//! Hostile calls to a server that valgrind's memcheck watches. It sees what is read before it was written and what is used after the
+//! C library got it back; PostgreSQL's own allocator keeps most memory for itself, so of what lies there it sees little: a server
+//! with assertions, which overwrites what is given back, sees that.
+
+use std::env;
+use std::fs;
+
+use magic_link_harness::{Cluster, Database};
+
+use crate::hostile::Hostile;
+use crate::run::Run;
+
+const BEGIN: &str = "VALGRINDERROR-BEGIN";
+const END: &str = "VALGRINDERROR-END";
+
+/// The file with what it says of all processes.
+const SAID: &str = "memcheck";
+
+pub fn memcheck(run: &Run) -> String {
+    // A checkpoint has nothing to do with us, and takes minutes here.
+    let cluster = Cluster::start(&[("statement_timeout", "0"), ("checkpoint_timeout", "1d")]);
+    let database = Database::of(&cluster);
+    restart_watched(&cluster);
+    let mut hostile = Hostile::new(&database, run.seed);
+    while run.goes_on() {
+        hostile.play(100);
+        run.progress(&hostile.line());
+    }
+    hostile.assert_nothing_broke();
+    let line = hostile.line();
+    drop(hostile);
+    cluster.run_inside("pg_ctl stop --wait --timeout=600 --mode=fast --pgdata=data");
+    let said = fs::read_to_string(cluster.file(SAID)).expect("memcheck said nothing");
+    let errors: Vec<&str> = errors(&said).collect();
+    let ours: Vec<_> = errors.iter().filter(|error| is_ours(error)).collect();
+    cluster.run_inside("pg_ctl start --wait --pgdata=data --log=log");
+    assert!(ours.is_empty(), "SEED={}: {ours:#?}", run.seed);
+    format!("{line}, {} errors in PostgreSQL alone", errors.len())
+}
+
+/// Every process of the server, from its start on.
+fn restart_watched(cluster: &Cluster) {
+    let valgrind = env::var("MAGIC_LINK_VALGRIND").expect("tools/torture names valgrind");
+    let (watched, said) = (cluster.file("watched"), cluster.file(SAID));
+    let (watched, said) = (watched.display(), said.display());
+    let command = format!(
+        "exec {valgrind} --tool=memcheck --trace-children=yes --leak-check=no --num-callers=60 \
+         --error-markers={BEGIN},{END} --log-file={said} postgres \"$@\""
+    );
+    cluster.run_inside(&format!(
+        "printf '%s\\n' '#!/bin/sh' '{command}' >{watched} && chmod +x {watched}"
+    ));
+    cluster.run_inside("pg_ctl stop --wait --mode=fast --pgdata=data");
+    cluster.run_inside(&format!(
+        "pg_ctl start --wait --timeout=600 --pgdata=data --log=log -p {watched}"
+    ));
+}
+
+fn errors(said: &str) -> impl Iterator<Item = &str> {
+    said.split(BEGIN)
+        .skip(1)
+        .filter_map(|rest| rest.split(END).next())
+}
+
+/// Whether a frame of ours is in its stack: then it is ours, or by our doing.
+fn is_ours(error: &str) -> bool {
+    error.contains("magic_link")
+}
