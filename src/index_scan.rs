@@ -670,7 +670,7 @@ mod tests {
         for definition in [
             "magic_link.organization_jit_roles (organization_role_id, organization_id)",
             "magic_link.organization_jit_roles (organization_id) WHERE organization_id < 'b'",
-            "magic_link.organization_jit_roles (organization_id COLLATE \"und-x-icu\")",
+            "magic_link.organization_jit_roles (organization_id COLLATE \"default\")",
             "magic_link.organization_jit_roles USING hash (organization_id)",
             "magic_link.organization_roles (id)",
         ] {

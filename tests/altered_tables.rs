@@ -199,28 +199,6 @@ fn other_ways_of_keeping_the_tables_change_nothing() {
     }
 }
 
-/// Ids are compared as bytes: an index in the order of some language is of no use for that.
-#[test]
-fn a_column_of_another_collation_is_found_in() {
-    let db = Database::new();
-    for id in ["B", "a", "c"] {
-        db.organization(id, &["member"]);
-    }
-    let issued = db
-        .backend()
-        .create(ADA, r#"{"jitOrganizationIds": ["B", "a", "c"]}"#)
-        .unwrap();
-    db.sql("ALTER TABLE magic_link.organizations ALTER id TYPE text COLLATE \"und-x-icu\"");
-    let redeemed = db.backend().redeem(&issued.token, ADA).unwrap();
-    let joined = redeemed.memberships.as_array().unwrap();
-    assert_eq!(joined.len(), 3);
-    assert!(
-        joined.iter().all(|one| one["status"] == "added"),
-        "{joined:?}"
-    );
-    assert_eq!(db.count("magic_link.organization_memberships"), 3);
-}
-
 /// Which of the tables are read as a whole by redeeming: none, but for one whose index has another name.
 #[test]
 fn tables_are_read_by_their_own_indexes() {

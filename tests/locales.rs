@@ -95,6 +95,11 @@ const TESTS: &[Test] = &[
         a_collation_of_the_callers_changes_nothing,
         server_has_icu,
     ),
+    (
+        "a_column_of_another_collation_is_found_in",
+        a_column_of_another_collation_is_found_in,
+        server_has_icu,
+    ),
     ("only_utf8_will_do", only_utf8_will_do, nothing),
     (
         "only_utf8_will_do_in_turkish",
@@ -319,6 +324,33 @@ fn a_collation_of_the_callers_changes_nothing() {
     redeem("coté@example.com").refused("OT002");
     let redeemed: String = redeem("COTE@example.com").unwrap().get(0);
     assert_eq!(redeemed, "cote@example.com");
+}
+
+/// Ids are compared as bytes: an index in the order of some language is of no use for that.
+fn a_column_of_another_collation_is_found_in() {
+    let db = Database::new();
+    for id in ["B", "a", "c"] {
+        db.organization(id, &["member"]);
+    }
+    let issued = db
+        .backend()
+        .create(
+            "ada@example.com",
+            r#"{"jitOrganizationIds": ["B", "a", "c"]}"#,
+        )
+        .unwrap();
+    db.sql("ALTER TABLE magic_link.organizations ALTER id TYPE text COLLATE \"und-x-icu\"");
+    let redeemed = db
+        .backend()
+        .redeem(&issued.token, "ada@example.com")
+        .unwrap();
+    let joined = redeemed.memberships.as_array().unwrap();
+    assert_eq!(joined.len(), 3);
+    assert!(
+        joined.iter().all(|one| one["status"] == "added"),
+        "{joined:?}"
+    );
+    assert_eq!(db.count("magic_link.organization_memberships"), 3);
 }
 
 /// The server finds the script's "…" invalid in these before it runs it; in the others the script says what is wrong.
