@@ -313,13 +313,15 @@ pub fn role_exists(spi: &Spi, id: &str) -> Result<bool, Failure> {
     ROLES.has_row(spi, &[Key::Text(id)])
 }
 
-/// The values of a column that cannot be NULL, in order.
+/// The values of a column that cannot be NULL, in order, each once: in one snapshot a row that was deleted since is seen
+/// beside the one that our transaction put in its place.
 fn texts(rows: Vec<Row>, column: usize) -> Result<Vec<String>, Failure> {
     let mut texts: Vec<String> = rows
         .iter()
         .map(|row| row.required_text(column).map(str::to_owned))
         .collect::<Result<_, _>>()?;
     texts.sort_unstable();
+    texts.dedup();
     Ok(texts)
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::thread;
 
-use magic_link_harness::postgres::Client;
+use magic_link_harness::postgres::{Client, IsolationLevel};
 use magic_link_harness::{
     Calls, Database, Redeemed, Refused, at_once, behind, process_id, until, until_expired,
     until_waiting_for_lock,
@@ -366,7 +366,7 @@ fn a_redemption_with_an_older_snapshot_is_to_be_tried_again() {
     let mut older = db.backend();
     let mut transaction = older
         .build_transaction()
-        .isolation_level(magic_link_harness::postgres::IsolationLevel::RepeatableRead)
+        .isolation_level(IsolationLevel::RepeatableRead)
         .start()
         .unwrap();
     transaction
@@ -438,4 +438,37 @@ fn a_redemption_that_is_cancelled_leaves_the_token_as_it_was() {
     holding.rollback().unwrap();
     assert_eq!(db.contents(), before);
     assert!(db.backend().redeem(&issued.token, ADA).is_ok());
+}
+
+/// In one snapshot a row that somebody deleted since is still seen, beside the one that was put in its place.
+#[test]
+fn a_default_role_that_was_put_back_is_granted_once() {
+    let database = Database::new();
+    database.organization("acme", &["member"]);
+    let issued = database
+        .backend()
+        .create("ada@example.com", r#"{"jitOrganizationIds": ["acme"]}"#)
+        .unwrap();
+    let mut superuser = database.superuser();
+    let mut redeeming = superuser
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead)
+        .start()
+        .unwrap();
+    redeeming.batch_execute("SELECT").unwrap();
+    database.sql("DELETE FROM magic_link.organization_jit_roles");
+    redeeming
+        .batch_execute("INSERT INTO magic_link.organization_jit_roles VALUES ('acme', 'member')")
+        .unwrap();
+    let redeem = "SELECT memberships FROM magic_link.redeem_one_time_token($1, $2)";
+    let redeemed = redeeming
+        .query_one(redeem, &[&issued.token, &issued.email])
+        .unwrap();
+    let memberships: serde_json::Value = redeemed.get(0);
+    assert_eq!(
+        memberships[0]["roleIds"],
+        serde_json::json!(["member"]),
+        "{memberships}"
+    );
+    redeeming.commit().unwrap();
 }

@@ -425,13 +425,14 @@ fn remove(client: &mut Client, object: Object) -> Result<Answer, Error> {
     .map(|_| Answer::Done)
 }
 
-/// One statement, so that it is one transaction: with the default roles that are there.
+/// One statement, so that it is one transaction: with the default roles that are there. One snapshot can see a role twice, as it
+/// was and as it was made anew.
 fn make(client: &mut Client, object: Object) -> Result<Answer, Error> {
     match object {
         Object::Organization(id) => client.execute(
             "WITH made AS (INSERT INTO magic_link.organizations (id, name) VALUES ($1, $1) ON CONFLICT DO NOTHING RETURNING id)
              INSERT INTO magic_link.organization_jit_roles (organization_id, organization_role_id)
-             SELECT m.id, r.id FROM made AS m, magic_link.organization_roles AS r WHERE r.id = ANY ($2)",
+             SELECT DISTINCT m.id, r.id FROM made AS m, magic_link.organization_roles AS r WHERE r.id = ANY ($2)",
             &[&id, &DEFAULT_ROLES.as_slice()],
         ),
         Object::Role(id) => client.execute(
