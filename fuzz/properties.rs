@@ -164,20 +164,12 @@ pub fn link(data: &[u8]) {
         base.expect("the base was read"),
         link.expect("a link is a URL"),
     );
-    assert_eq!(
-        (
-            base.origin().ascii_serialization(),
-            base.username(),
-            base.path(),
-            base.fragment()
-        ),
-        (
-            link.origin().ascii_serialization(),
-            link.username(),
-            link.path(),
-            link.fragment()
-        )
-    );
+    let without_query = |url: &Url| {
+        let mut url = url.clone();
+        url.set_query(None);
+        url
+    };
+    assert_eq!(without_query(&base), without_query(&link));
     let pairs: Vec<(String, String)> = link.query_pairs().into_owned().collect();
     let before: Vec<(String, String)> = base.query_pairs().into_owned().collect();
     assert!(pairs.starts_with(&before));

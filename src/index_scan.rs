@@ -216,9 +216,13 @@ impl Row<'_> {
 const MAX_KEYS: usize = 3;
 
 impl Index {
-    /// The row with this key, where the key is the whole of a unique one.
+    /// The row with this key, where the key is the whole of a unique one. A snapshot that sees two has one that is gone since.
     pub fn row<'s>(&self, spi: &'s Spi, key: &[Key]) -> Result<Option<Row<'s>>, Failure> {
-        Ok(self.rows(spi, key)?.pop())
+        let mut rows = self.rows(spi, key)?;
+        if rows.len() > 1 {
+            return Err(changed_since_snapshot());
+        }
+        Ok(rows.pop())
     }
 
     pub fn has_row(&self, spi: &Spi, key: &[Key]) -> Result<bool, Failure> {

@@ -445,10 +445,7 @@ fn a_redemption_that_is_cancelled_leaves_the_token_as_it_was() {
 fn a_default_role_that_was_put_back_is_granted_once() {
     let database = Database::new();
     database.organization("acme", &["member"]);
-    let issued = database
-        .backend()
-        .create("ada@example.com", r#"{"jitOrganizationIds": ["acme"]}"#)
-        .unwrap();
+    let issued = database.backend().create(ADA, JOIN_ACME).unwrap();
     let mut superuser = database.superuser();
     let mut redeeming = superuser
         .build_transaction()
@@ -471,4 +468,35 @@ fn a_default_role_that_was_put_back_is_granted_once() {
         "{memberships}"
     );
     redeeming.commit().unwrap();
+}
+
+/// The same of a user: which of the two it is, only a new snapshot says.
+#[test]
+fn a_user_who_was_put_back_is_not_taken_for_the_one_that_was_deleted() {
+    let database = Database::new();
+    database.sql("INSERT INTO magic_link.users (email) VALUES ('ada@example.com')");
+    let issued = database.backend().create(ADA, "{}").unwrap();
+    let mut superuser = database.superuser();
+    let mut redeeming = superuser
+        .build_transaction()
+        .isolation_level(IsolationLevel::RepeatableRead)
+        .start()
+        .unwrap();
+    redeeming.batch_execute("SELECT").unwrap();
+    database.sql("DELETE FROM magic_link.users");
+    redeeming
+        .batch_execute("INSERT INTO magic_link.users (email) VALUES ('ada@example.com')")
+        .unwrap();
+    let redeem = "SELECT user_id FROM magic_link.redeem_one_time_token($1, $2)";
+    redeeming
+        .query_one(redeem, &[&issued.token, &issued.email])
+        .refused("40001");
+    drop(redeeming);
+    assert!(
+        database
+            .backend()
+            .redeem(&issued.token, ADA)
+            .unwrap()
+            .user_created
+    );
 }

@@ -4,6 +4,7 @@
 
 use std::env;
 use std::fs;
+use std::path::PathBuf;
 
 use magic_link_harness::{Cluster, Database};
 
@@ -13,8 +14,8 @@ use crate::run::Run;
 const BEGIN: &str = "VALGRINDERROR-BEGIN";
 const END: &str = "VALGRINDERROR-END";
 
-/// The file with what it says of all processes.
-const SAID: &str = "memcheck";
+/// How the names of the files begin with what it says, one for each process.
+const SAID: &str = "memcheck.";
 
 pub fn memcheck(run: &Run) -> String {
     // A checkpoint has nothing to do with us, and takes minutes here.
@@ -30,7 +31,7 @@ pub fn memcheck(run: &Run) -> String {
     let line = hostile.line();
     drop(hostile);
     cluster.run_inside("pg_ctl stop --wait --timeout=600 --mode=fast --pgdata=data");
-    let said = fs::read_to_string(cluster.file(SAID)).expect("memcheck said nothing");
+    let said = said(&cluster);
     let errors: Vec<&str> = errors(&said).collect();
     let ours: Vec<_> = errors.iter().filter(|error| is_ours(error)).collect();
     cluster.run_inside("pg_ctl start --wait --pgdata=data --log=log");
@@ -45,7 +46,7 @@ fn restart_watched(cluster: &Cluster) {
     let (watched, said) = (watched.display(), said.display());
     let command = format!(
         "exec {valgrind} --tool=memcheck --trace-children=yes --leak-check=no --num-callers=60 \
-         --error-markers={BEGIN},{END} --log-file={said} postgres \"$@\""
+         --error-markers={BEGIN},{END} --log-file={said}%p postgres \"$@\""
     );
     cluster.run_inside(&format!(
         "printf '%s\\n' '#!/bin/sh' '{command}' >{watched} && chmod +x {watched}"
@@ -54,6 +55,22 @@ fn restart_watched(cluster: &Cluster) {
     cluster.run_inside(&format!(
         "pg_ctl start --wait --timeout=600 --pgdata=data --log=log -p {watched}"
     ));
+}
+
+fn said(cluster: &Cluster) -> String {
+    let files = fs::read_dir(cluster.file("")).expect("a folder");
+    let paths = files.map(|file| file.expect("a file").path());
+    let is_said = |path: &PathBuf| {
+        path.file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(SAID))
+    };
+    let said: Vec<String> = paths
+        .filter(is_said)
+        .map(|path| fs::read_to_string(path).expect("a file of memcheck's"))
+        .collect();
+    // The postmaster, and a session of each role.
+    assert!(said.len() > 4, "memcheck watched {} processes", said.len());
+    said.concat()
 }
 
 fn errors(said: &str) -> impl Iterator<Item = &str> {
