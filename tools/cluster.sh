@@ -99,3 +99,20 @@ X
 
 # stop_cluster NAME: before the end of the run.
 stop_cluster() { stop_servers "$MAGIC_LINK_RUN_DIR/$1"; }
+
+# The #[pg_test]s install an extension with tests in it, and a benchmark a release build, into a server that others here use.
+lock_server() {
+  exec 8>"$root/.tools/$server_key/.test-lock"
+  flock -n 8 || {
+    say "      waiting for another run on this server"
+    flock 8
+  }
+}
+
+unlock_server() { flock -u 8; }
+
+# with_servers COMMAND…: runs what starts servers by itself. Where root is seen as somebody else, that is for the whole of it; where
+# it is not, the harness looks after it.
+with_servers() {
+  if [ "$MAGIC_LINK_SERVER_MODE" = userns ]; then "$root/tools/as-server-user" "$@"; else "$@"; fi
+}
