@@ -3,7 +3,7 @@
 use std::sync::Barrier;
 use std::thread;
 
-use magic_link_harness::postgres::{Client, IsolationLevel};
+use magic_link_harness::postgres::{Client, IsolationLevel, Transaction};
 use magic_link_harness::{
     Calls, Database, Redeemed, Refused, at_once, behind, process_id, until, until_expired,
     until_waiting_for_lock,
@@ -357,14 +357,9 @@ fn a_sign_in_of_a_user_deleted_meanwhile_is_to_be_tried_again() {
     assert_eq!(db.count("magic_link.users"), 0);
 }
 
-/// A serializable application gets its retry, not a second redemption.
-#[test]
-fn a_redemption_with_an_older_snapshot_is_to_be_tried_again() {
-    let db = Database::new();
-    let mut backend = db.backend();
-    let issued = backend.create(ADA, "{}").unwrap();
-    let mut older = db.backend();
-    let mut transaction = older
+/// A transaction that sees all as it is now, whatever others do.
+fn one_snapshot(client: &mut Client) -> Transaction<'_> {
+    let mut transaction = client
         .build_transaction()
         .isolation_level(IsolationLevel::RepeatableRead)
         .start()
@@ -372,6 +367,17 @@ fn a_redemption_with_an_older_snapshot_is_to_be_tried_again() {
     transaction
         .query_one("SELECT count(*) FROM magic_link.session_switch", &[])
         .unwrap();
+    transaction
+}
+
+/// A serializable application gets its retry, not a second redemption.
+#[test]
+fn a_redemption_with_an_older_snapshot_is_to_be_tried_again() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    let issued = backend.create(ADA, "{}").unwrap();
+    let mut older = db.backend();
+    let mut transaction = one_snapshot(&mut older);
     backend.redeem(&issued.token, ADA).unwrap();
     transaction.redeem(&issued.token, ADA).refused("40001");
     transaction.rollback().unwrap();
@@ -447,21 +453,12 @@ fn a_default_role_that_was_put_back_is_granted_once() {
     database.organization("acme", &["member"]);
     let issued = database.backend().create(ADA, JOIN_ACME).unwrap();
     let mut superuser = database.superuser();
-    let mut redeeming = superuser
-        .build_transaction()
-        .isolation_level(IsolationLevel::RepeatableRead)
-        .start()
-        .unwrap();
-    redeeming.batch_execute("SELECT").unwrap();
+    let mut redeeming = one_snapshot(&mut superuser);
     database.sql("DELETE FROM magic_link.organization_jit_roles");
     redeeming
         .batch_execute("INSERT INTO magic_link.organization_jit_roles VALUES ('acme', 'member')")
         .unwrap();
-    let redeem = "SELECT memberships FROM magic_link.redeem_one_time_token($1, $2)";
-    let redeemed = redeeming
-        .query_one(redeem, &[&issued.token, &issued.email])
-        .unwrap();
-    let memberships: serde_json::Value = redeemed.get(0);
+    let memberships = redeeming.redeem(&issued.token, ADA).unwrap().memberships;
     assert_eq!(
         memberships[0]["roleIds"],
         serde_json::json!(["member"]),
@@ -477,20 +474,12 @@ fn a_user_who_was_put_back_is_not_taken_for_the_one_that_was_deleted() {
     database.sql("INSERT INTO magic_link.users (email) VALUES ('ada@example.com')");
     let issued = database.backend().create(ADA, "{}").unwrap();
     let mut superuser = database.superuser();
-    let mut redeeming = superuser
-        .build_transaction()
-        .isolation_level(IsolationLevel::RepeatableRead)
-        .start()
-        .unwrap();
-    redeeming.batch_execute("SELECT").unwrap();
+    let mut redeeming = one_snapshot(&mut superuser);
     database.sql("DELETE FROM magic_link.users");
     redeeming
         .batch_execute("INSERT INTO magic_link.users (email) VALUES ('ada@example.com')")
         .unwrap();
-    let redeem = "SELECT user_id FROM magic_link.redeem_one_time_token($1, $2)";
-    redeeming
-        .query_one(redeem, &[&issued.token, &issued.email])
-        .refused("40001");
+    redeeming.redeem(&issued.token, ADA).refused("40001");
     drop(redeeming);
     assert!(
         database
