@@ -9,7 +9,7 @@ LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'magic_link_normalize_email';
 
 COMMENT ON FUNCTION magic_link.normalize_email(text) IS
-'The address in the one form that is stored and compared, byte by byte: no surrounding blanks, the domain in lower-case ASCII (IDNA), ASCII letters of the local part in lower case and nothing else changed; at most 254 bytes.
+'The address in the one form that is stored and compared, byte by byte: no surrounding blanks, the domain in lower-case ASCII (IDNA), ASCII letters of the local part in lower case and nothing else changed; at most 254 bytes. Constraints of users and organization_jit_email_domains call it as whoever writes there, so that anybody may execute it.
 Errors: 22004 for NULL; 22023 for what is no address, or has a quoted local part.
 Sources: RFC 5321 (4.5.3.1), RFC 6531, UTS 46.';
 
@@ -206,5 +206,5 @@ SET search_path TO pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'magic_link_purge_one_time_tokens';
 
 COMMENT ON FUNCTION magic_link.purge_one_time_tokens(interval, integer) IS
-'Deletes the tokens that ended (were consumed or revoked, or expired) longer than retention ago, and answers how many they were. It goes through the ledger by its primary key, oldest first, batch_size rows at a time, as far as a token may be old enough; a row that is locked is left for the next time.
+'Deletes the tokens that ended (were consumed or revoked, or expired) longer than retention ago, and answers how many they were. It goes through the ledger by its primary key, oldest first, batch_size rows at a time, as far as a token may be old enough, and through what was issued while the clock was ahead; a row that is locked is left for the next time.
 Errors: 22004 for NULL; 22023 for a negative retention, or a batch_size below 1; 22008 for a retention that leads out of the calendar; 25006 in a read-only transaction.';

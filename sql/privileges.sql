@@ -4,9 +4,10 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA magic_link FROM PUBLIC;
 REVOKE ALL ON ALL TABLES IN SCHEMA magic_link FROM PUBLIC;
 REVOKE ALL ON SCHEMA magic_link FROM PUBLIC;
 
--- A CHECK runs as whoever writes the row, whom a DBA may have granted the table alone. The function reads
--- nothing but that row. Said aloud, since default privileges may have taken it from PUBLIC.
+-- A CHECK runs as whoever writes the row, whom a DBA may have granted the table alone. These functions read
+-- nothing but their argument. Said aloud, since default privileges may have taken it from PUBLIC.
 GRANT EXECUTE ON FUNCTION magic_link.one_time_token_is_sound(magic_link.one_time_tokens) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION magic_link.normalize_email(text) TO PUBLIC;
 
 -- What each kind of role needs is written down here alone, for giving and for taking back. All of
 -- these run as their caller: only who may grant can.

@@ -38,7 +38,9 @@ WITH session (email, prompt, replayed_since) AS MATERIALIZED (
     SELECT CASE WHEN pg_catalog.btrim(setting.email, E' \t\n\f\r') OPERATOR(pg_catalog.<>) ''
                 THEN magic_link.normalize_email(setting.email) END,
            NULLIF(setting.prompt, ''),
-           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) setting.replay_window::pg_catalog.interval
+           -- In seconds: PostgreSQL shows 86,400 of them as 1d, and a day of the calendar can have an hour more or less.
+           pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.make_interval(
+               secs => EXTRACT(epoch FROM setting.replay_window::pg_catalog.interval)::pg_catalog.float8)
       FROM (SELECT pg_catalog.current_setting('magic_link.session_email', true),
                    pg_catalog.current_setting('magic_link.prompt', true),
                    pg_catalog.current_setting('magic_link.replay_window', true)) AS setting (email, prompt, replay_window)
@@ -104,7 +106,9 @@ SELECT h.hour, t.issued, t.redeemed, t.refused_attempts, t.revoked, t.expired_un
                   WHERE o.consumed_at IS NULL AND o.revoked_at IS NULL
                     AND o.expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) AS expired_unused,
               EXTRACT(epoch FROM pg_catalog.percentile_cont(0.5) WITHIN GROUP (
-                  ORDER BY o.consumed_at OPERATOR(pg_catalog.-) o.created_at))::pg_catalog.float8 AS median_seconds
+                  ORDER BY o.consumed_at OPERATOR(pg_catalog.-) o.created_at)
+                  FILTER (WHERE pg_catalog.isfinite(o.consumed_at) AND pg_catalog.isfinite(o.created_at))
+              )::pg_catalog.float8 AS median_seconds
          FROM magic_link.one_time_tokens AS o
         WHERE o.id OPERATOR(pg_catalog.>=) pg_catalog.rpad(pg_catalog.lpad(pg_catalog.to_hex(
                   (EXTRACT(epoch FROM h.hour) OPERATOR(pg_catalog.*) 1000)::pg_catalog.int8), 12, '0'), 32, '0')::pg_catalog.uuid

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{IntoDatum, check_for_interrupts, pg_sys};
 
+use crate::address_lock::lock_addresses;
 use crate::context::{Context, InteractionEvent};
 use crate::email::Email;
 use crate::fmgr::{
@@ -24,7 +25,8 @@ use crate::statements::Spi;
 use crate::system::Moment;
 use crate::token::Token;
 
-door!(normalize_email(1));
+// As `one_time_token_is_sound`: constraints call it as whoever writes.
+door!(normalize_email(1) for anybody);
 fn normalize_email(call: &Call) -> Result<Answer, Failure> {
     Ok(email(call, 0)?.as_str().into_datum())
 }
@@ -75,7 +77,7 @@ fn compose_magic_link(call: &Call) -> Result<Answer, Failure> {
         base_url,
         token.as_str(),
         email.as_str(),
-        params.as_deref().unwrap_or("{}"),
+        params.unwrap_or("{}"),
         call.text(4)?.unwrap_or("token"),
         call.text(5)?.unwrap_or("email"),
     );
@@ -88,8 +90,9 @@ fn create_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"create_one_time_token()");
     let email = email(call, 0)?;
     let order = order(call)?;
-    let token = Spi::with(|spi| issuance::create(spi, &email, &order))?;
-    call.row(issued(&token, &email, order.context)?)
+    let answer = call.row_type()?;
+    let token = Spi::with(call.memory(), |spi| issuance::create(spi, &email, &order))?;
+    answer.row(issued(&token, &email, order.context)?)
 }
 
 door!(create_one_time_tokens(3));
@@ -97,9 +100,12 @@ fn create_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"create_one_time_tokens()");
     let emails = emails(call, 0)?;
     let order = order(call)?;
-    let tokens = Spi::with(|spi| issuance::create_all(spi, &emails, &order))?;
+    let answer = call.row_set();
+    let tokens = Spi::with(call.memory(), |spi| {
+        issuance::create_all(spi, &emails, &order)
+    })?;
     let addressed = tokens.iter().zip(&emails);
-    call.rows(addressed.map(|(token, email)| issued(token, email, order.context)))
+    answer.fill(addressed.map(|(token, email)| issued(token, email, order.context)))
 }
 
 // As 0.1 declares it, and as 0.2 does; so the next two.
@@ -108,9 +114,10 @@ door!(redeem_one_time_token_0_2(3) = |call| redeem(call, Release::V0_2));
 fn redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
+    let answer = call.row_type()?;
     let redemption = claimant.ask(|spi, claim| redemption::redeem(spi, claim, release))?;
     let redemption = redemption.map_err(Report::from)?;
-    call.row(redeemed(Columns::default(), &claimant, &redemption))
+    answer.row(redeemed(Columns::default(), &claimant, &redemption))
 }
 
 door!(try_redeem_one_time_token(3) = |call| try_redeem(call, Release::V0_1));
@@ -118,8 +125,9 @@ door!(try_redeem_one_time_token_0_2(3) = |call| try_redeem(call, Release::V0_2))
 fn try_redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"try_redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
+    let answer = call.row_type()?;
     let redemption = claimant.ask(|spi, claim| redemption::try_redeem(spi, claim, release))?;
-    call.row(match redemption {
+    answer.row(match redemption {
         Ok(redemption) => redeemed(Columns::default().and("ok"), &claimant, &redemption),
         Err(refusal) => refused(Columns::default().and(refusal.as_str())),
     })
@@ -142,14 +150,17 @@ fn session_switch_decision(call: &Call) -> Result<Answer, Failure> {
     let email = email(call, 1)?;
     let session_email = session_switch::session_email(call.text(2)?)?;
     let prompt = call.text(3)?;
+    let answer = call.row_type()?;
     let decision = match token {
         Some(token) => {
             let claim = Claim::new(&token, &email, None);
-            Spi::with(|spi| session_switch::decide(spi, &claim, &session_email, prompt))?
+            Spi::with(call.memory(), |spi| {
+                session_switch::decide(spi, &claim, &session_email, prompt)
+            })?
         }
         None => Refusal::TokenNotFound.into(),
     };
-    call.row(
+    answer.row(
         Columns::default()
             .and(decision.decision)
             .and(decision.reason),
@@ -160,10 +171,10 @@ door!(revoke_one_time_token(1));
 fn revoke_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"revoke_one_time_token()");
     let id = call.required_uuid(0, "id")?;
-    let status = Spi::with(|spi| lifecycle::revoke(spi, id))?;
+    let status = Spi::with(call.memory(), |spi| lifecycle::revoke(spi, id))?;
     let status =
         status.ok_or_else(|| Report::new(SqlState::NO_DATA, "no one-time token has this id"))?;
-    Ok(status.into_datum())
+    Ok(status.as_str().into_datum())
 }
 
 door!(revoke_one_time_tokens(2));
@@ -175,8 +186,8 @@ fn revoke_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
         Some(event) => Events::Only(Some(event)),
         None => Events::Any,
     };
-    let revoked = Spi::with(|spi| {
-        lifecycle::lock_addresses(spi, &emails)?;
+    let revoked = Spi::with(call.memory(), |spi| {
+        lock_addresses(spi, emails.iter().map(Email::as_str))?;
         lifecycle::revoke_all(spi, &emails, events, Revoker::Role)
     })?;
     Ok((revoked as i64).into_datum())
@@ -186,7 +197,7 @@ door!(delete_one_time_token(1));
 fn delete_one_time_token(call: &Call) -> Result<Answer, Failure> {
     forbid_in_read_only_transaction(c"delete_one_time_token()");
     let id = call.required_uuid(0, "id")?;
-    let deleted = Spi::with(|spi| lifecycle::delete(spi, id))?;
+    let deleted = Spi::with(call.memory(), |spi| lifecycle::delete(spi, id))?;
     Ok(deleted.into_datum())
 }
 
@@ -196,22 +207,24 @@ fn purge_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
     let retention = call.interval(0).ok_or_else(|| Report::null("retention"))?;
     let rows = call.integer(1).ok_or_else(|| Report::null("batch_size"))?;
     let batch_size = BatchSize::new(rows)?;
-    let cutoff = Spi::with(|spi| Cutoff::new(spi, retention))?;
-    Ok(lifecycle::purge(&cutoff, batch_size)?.into_datum())
+    let cutoff = Spi::with(call.memory(), |spi| Cutoff::new(spi, retention))?;
+    Ok(lifecycle::purge(call.memory(), &cutoff, batch_size)?.into_datum())
 }
 
 /// Who presents a token: (token, email, interaction_event). What has not a token's shape is not
 /// found, without a look.
-struct Claimant {
+struct Claimant<'c> {
+    call: &'c Call,
     token: Option<Token>,
     email: Email,
     interaction_event: Option<InteractionEvent>,
 }
 
-impl Claimant {
-    fn read(call: &Call) -> Result<Self, Failure> {
+impl<'c> Claimant<'c> {
+    fn read(call: &'c Call) -> Result<Self, Failure> {
         let token = call.required_text(0, "token")?;
         Ok(Self {
+            call,
             email: email(call, 1)?,
             interaction_event: interaction_event(call, 2)?,
             token: Token::parse(token),
@@ -220,13 +233,13 @@ impl Claimant {
 
     fn ask<T>(
         &self,
-        question: impl FnOnce(&Spi, &Claim) -> Result<Result<T, Refusal>, Failure>,
+        question: impl FnOnce(&Spi<'c>, &Claim) -> Result<Result<T, Refusal>, Failure>,
     ) -> Result<Result<T, Refusal>, Failure> {
         let Some(token) = &self.token else {
             return Ok(Err(Refusal::TokenNotFound));
         };
         let claim = Claim::new(token, &self.email, self.interaction_event.as_ref());
-        Spi::with(|spi| question(spi, &claim))
+        Spi::with(self.call.memory(), |spi| question(spi, &claim))
     }
 }
 
@@ -311,7 +324,7 @@ fn interaction_event(call: &Call, position: usize) -> Result<Option<InteractionE
 }
 
 /// What is asked for beside the addresses: (…, expires_in, context).
-fn order(call: &Call) -> Result<Order, Failure> {
+fn order(call: &Call) -> Result<Order<'_>, Failure> {
     let (context, meaning) = context(call, 2)?;
     Ok(Order {
         lifetime: call
@@ -330,12 +343,12 @@ fn well_formed_token(call: &Call, position: usize) -> Result<Token, Failure> {
 }
 
 /// The context as it is, and what it means.
-fn context(call: &Call, position: usize) -> Result<(Jsonb, Context), Failure> {
+fn context(call: &Call, position: usize) -> Result<(Jsonb<'_>, Context), Failure> {
     let context = match call.jsonb(position) {
         Some(context) => context,
-        None => Jsonb::parse(c"{}")?,
+        None => Jsonb::empty(call.memory())?,
     };
-    match Context::parse(&context.to_text()?) {
+    match Context::parse(context.to_text()?) {
         Ok(meaning) => Ok((context, meaning)),
         Err(why) => Err(Report::invalid("context", why).into()),
     }

@@ -6,8 +6,9 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
+use std::marker::PhantomData;
 
-use pgrx::datum::Interval;
+use pgrx::datum::{Interval, TimestampWithTimeZone};
 use pgrx::fcinfo::{
     direct_function_call, direct_function_call_as_datum, pg_getarg, pg_getarg_datum,
 };
@@ -16,6 +17,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::raise::{Failure, Report, SqlState, catch, internal, or_throw};
+use crate::statements::Spi;
+use crate::system::Moment;
 
 /// Gives a function of so many arguments to PostgreSQL, under its name, or another, after `magic_link_`.
 /// It serves no client that [`settings::check_client`](crate::settings::check_client) refuses, unless
@@ -58,7 +61,33 @@ thread_local! {
 }
 
 /// One call of a function.
-pub struct Call(pg_sys::FunctionCallInfo);
+pub struct Call {
+    fcinfo: pg_sys::FunctionCallInfo,
+    memory: CallMemory,
+}
+
+/// The memory that PostgreSQL gives a call: what is in it lives as long as a borrow of this.
+pub struct CallMemory(());
+
+#[cfg(any(test, feature = "pg_test"))]
+impl CallMemory {
+    /// A test runs in one call, and keeps nothing beyond it.
+    pub fn of_test() -> &'static Self {
+        &Self(())
+    }
+}
+
+/// Types whose values are copies: nothing in them points into memory of PostgreSQL's, as a `&str` does.
+pub trait Owned: FromDatum + IntoDatum + 'static {}
+
+impl Owned for bool {}
+impl Owned for i32 {}
+impl Owned for i64 {}
+impl Owned for String {}
+impl Owned for Vec<Option<String>> {}
+impl Owned for pgrx::Uuid {}
+impl Owned for TimestampWithTimeZone {}
+impl Owned for Moment {}
 
 /// What a function answers; None is NULL.
 pub type Answer = Option<pg_sys::Datum>;
@@ -80,7 +109,10 @@ pub unsafe fn call(
                 return Err(declared_otherwise());
             }
             admit()?;
-            body(&Call(fcinfo))
+            body(&Call {
+                fcinfo,
+                memory: CallMemory(()),
+            })
         });
         (*fcinfo).isnull = answer.is_none();
         answer.unwrap_or(pg_sys::Datum::null())
@@ -103,10 +135,14 @@ pub fn forbid_in_read_only_transaction(function: &CStr) {
 }
 
 impl Call {
+    pub fn memory(&self) -> &CallMemory {
+        &self.memory
+    }
+
     /// The text argument at `position`, None where it is NULL.
     pub fn text(&self, position: usize) -> Result<Option<&str>, Failure> {
         // SAFETY: sql/functions.sql declares this argument as text, which has the form of a bytea; the datum outlives the call.
-        let bytes: Option<&[u8]> = unsafe { pg_getarg(self.0, position) };
+        let bytes: Option<&[u8]> = unsafe { pg_getarg(self.fcinfo, position) };
         bytes.map(characters).transpose()
     }
 
@@ -118,20 +154,20 @@ impl Call {
 
     pub fn integer(&self, position: usize) -> Option<i32> {
         // SAFETY: sql/functions.sql declares this argument as integer.
-        unsafe { pg_getarg(self.0, position) }
+        unsafe { pg_getarg(self.fcinfo, position) }
     }
 
     /// The uuid argument at `position`, which may not be NULL (22004).
     pub fn required_uuid(&self, position: usize, name: &str) -> Result<Uuid, Failure> {
         // SAFETY: sql/functions.sql declares this argument as uuid.
-        let id: Option<pgrx::Uuid> = unsafe { pg_getarg(self.0, position) };
+        let id: Option<pgrx::Uuid> = unsafe { pg_getarg(self.fcinfo, position) };
         let id = id.ok_or_else(|| Report::null(name))?;
         Ok(Uuid::from_bytes(*id.as_bytes()))
     }
 
     pub fn interval(&self, position: usize) -> Option<Interval> {
         // SAFETY: sql/functions.sql declares this argument as interval.
-        unsafe { pg_getarg(self.0, position) }
+        unsafe { pg_getarg(self.fcinfo, position) }
     }
 
     /// The text array argument at `position`, None where it is NULL.
@@ -139,17 +175,17 @@ impl Call {
         // SAFETY: sql/functions.sql declares this argument as text[]; the array outlives the call.
         // array_ndims takes any array.
         unsafe {
-            let array = pg_getarg_datum(self.0, position);
+            let array = pg_getarg_datum(self.fcinfo, position);
             Some(Texts {
-                elements: pg_getarg(self.0, position)?,
+                elements: pg_getarg(self.fcinfo, position)?,
                 dimensions: direct_function_call(pg_sys::array_ndims, &[array]).unwrap_or(0),
             })
         }
     }
 
-    pub fn jsonb(&self, position: usize) -> Option<Jsonb> {
+    pub fn jsonb(&self, position: usize) -> Option<Jsonb<'_>> {
         // SAFETY: sql/functions.sql declares this argument as jsonb; the datum outlives the call.
-        unsafe { pg_getarg(self.0, position) }
+        unsafe { pg_getarg_datum(self.fcinfo, position).map(|datum| Jsonb::from_datum(datum)) }
     }
 
     /// These columns of the row argument at `position`, None where it is NULL; 42P13 where the row has
@@ -158,9 +194,9 @@ impl Call {
         &self,
         position: usize,
         columns: &'static [Column; N],
-    ) -> Result<Option<Fields<N>>, Failure> {
+    ) -> Result<Option<Fields<'_, N>>, Failure> {
         // SAFETY: fcinfo is valid for the call, whose arguments were counted.
-        let Some(row) = (unsafe { pg_getarg_datum(self.0, position) }) else {
+        let Some(row) = (unsafe { pg_getarg_datum(self.fcinfo, position) }) else {
             return Ok(None);
         };
         let mut values = [None; N];
@@ -178,32 +214,28 @@ impl Call {
         if !as_declared {
             return Err(declared_otherwise());
         }
-        Ok(Some(Fields { columns, values }))
+        let call = PhantomData;
+        Ok(Some(Fields {
+            columns,
+            values,
+            call,
+        }))
     }
 
-    /// A row of the type that the function is declared to answer.
-    pub fn row(&self, mut columns: Columns) -> Result<Answer, Failure> {
-        let descriptor = self.descriptor()?;
-        // SAFETY: a blessed descriptor, which is compared with the number of our columns before their
-        // arrays are read.
-        unsafe {
-            if (*descriptor).natts as usize != columns.values.len() {
-                return Err(declared_otherwise());
-            }
-            let tuple = pg_sys::heap_form_tuple(
-                descriptor,
-                columns.values.as_mut_ptr(),
-                columns.nulls.as_mut_ptr(),
-            );
-            Ok(Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)))
-        }
+    /// The row type that the function is declared to answer. To be asked before anything is waited for:
+    /// afterwards the function may have been dropped, with the extension, and PostgreSQL knows no more.
+    pub fn row_type(&self) -> Result<RowType<'_>, Failure> {
+        Ok(RowType {
+            descriptor: self.descriptor()?,
+            call: PhantomData,
+        })
     }
 
     /// What the columns of the answer are. PostgreSQL puts it together from the catalogue each time, of
     /// 10,000 instructions; we keep it, since what a function answers changes with its oid alone.
     fn descriptor(&self) -> Result<pg_sys::TupleDesc, Failure> {
         // SAFETY: fcinfo is valid for the call, and says which function was called.
-        let function = unsafe { (*(*self.0).flinfo).fn_oid };
+        let function = unsafe { (*(*self.fcinfo).flinfo).fn_oid };
         let kept = DESCRIPTORS.with_borrow(|kept| kept.get(&function).copied());
         if let Some(descriptor) = kept {
             return Ok(descriptor);
@@ -211,7 +243,8 @@ impl Call {
         let mut descriptor = std::ptr::null_mut();
         // SAFETY: a composite result leaves a descriptor; the copy lives as long as the session.
         let descriptor = unsafe {
-            let class = pg_sys::get_call_result_type(self.0, std::ptr::null_mut(), &mut descriptor);
+            let class =
+                pg_sys::get_call_result_type(self.fcinfo, std::ptr::null_mut(), &mut descriptor);
             if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE {
                 return Err(declared_otherwise());
             }
@@ -222,29 +255,76 @@ impl Call {
         Ok(descriptor)
     }
 
-    /// Rows of the type that the function is declared to answer a set of.
-    pub fn rows(
-        &self,
-        rows: impl Iterator<Item = Result<Columns, Failure>>,
-    ) -> Result<Answer, Failure> {
+    /// The set of rows that the function is declared to answer, empty; as `row_type`, to be asked for
+    /// before anything is waited for.
+    pub fn row_set(&self) -> RowSet<'_> {
         // SAFETY: fcinfo is valid for the call; PostgreSQL makes the set and its descriptor, or raises
         // an error where the caller takes none.
         let (set, descriptor) = unsafe {
-            pg_sys::InitMaterializedSRF(self.0, 0);
-            let result = (*self.0).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            pg_sys::InitMaterializedSRF(self.fcinfo, 0);
+            let result = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             ((*result).setResult, (*result).setDesc)
         };
+        let row_type = RowType {
+            descriptor,
+            call: PhantomData,
+        };
+        RowSet { set, row_type }
+    }
+}
+
+/// The type of a row that a call answers.
+pub struct RowType<'c> {
+    descriptor: pg_sys::TupleDesc,
+    call: PhantomData<&'c Call>,
+}
+
+impl RowType<'_> {
+    /// A row with these columns, 42P13 where they are not as many as were declared.
+    pub fn row(&self, mut columns: Columns) -> Result<Answer, Failure> {
+        self.check(&columns)?;
+        // SAFETY: a blessed descriptor; the arrays have as many members as it has columns.
+        unsafe {
+            let tuple = pg_sys::heap_form_tuple(
+                self.descriptor,
+                columns.values.as_mut_ptr(),
+                columns.nulls.as_mut_ptr(),
+            );
+            Ok(Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)))
+        }
+    }
+
+    fn check(&self, columns: &Columns) -> Result<(), Failure> {
+        // SAFETY: a descriptor that lives as long as the call.
+        if unsafe { (*self.descriptor).natts } as usize == columns.values.len() {
+            return Ok(());
+        }
+        Err(declared_otherwise())
+    }
+}
+
+/// The rows that a call answers.
+pub struct RowSet<'c> {
+    set: *mut pg_sys::Tuplestorestate,
+    row_type: RowType<'c>,
+}
+
+impl RowSet<'_> {
+    /// Answers these rows.
+    pub fn fill(
+        self,
+        rows: impl Iterator<Item = Result<Columns, Failure>>,
+    ) -> Result<Answer, Failure> {
         for row in rows {
             check_for_interrupts!();
             let mut columns = row?;
-            // SAFETY: the set and the descriptor from above; the arrays have as many members as the
-            // descriptor has columns, and are copied.
+            self.row_type.check(&columns)?;
+            // SAFETY: the set of the call and its descriptor; the arrays have as many members as that has
+            // columns, and are copied.
             unsafe {
-                if (*descriptor).natts as usize != columns.values.len() {
-                    return Err(declared_otherwise());
-                }
                 let values = columns.values.as_mut_ptr();
-                pg_sys::tuplestore_putvalues(set, descriptor, values, columns.nulls.as_mut_ptr());
+                let nulls = columns.nulls.as_mut_ptr();
+                pg_sys::tuplestore_putvalues(self.set, self.row_type.descriptor, values, nulls);
             }
         }
         Ok(None)
@@ -256,14 +336,15 @@ pub type Column = (&'static CStr, pg_sys::Oid);
 
 /// The values of some columns of a row argument, in the order in which they were asked for. They live
 /// as long as the call.
-pub struct Fields<const N: usize> {
+pub struct Fields<'c, const N: usize> {
     columns: &'static [Column; N],
     values: [Option<pg_sys::Datum>; N],
+    call: PhantomData<&'c Call>,
 }
 
-impl<const N: usize> Fields<N> {
+impl<const N: usize> Fields<'_, N> {
     /// The value in this place, from 0; None where it is NULL.
-    pub fn get<T: FromDatum + IntoDatum>(&self, place: usize) -> Result<Option<T>, Failure> {
+    pub fn get<T: Owned>(&self, place: usize) -> Result<Option<T>, Failure> {
         let value = self.value(place, T::type_oid())?;
         // SAFETY: the row's own type was compared with the one that was asked for, and that is T's.
         Ok(value.and_then(|value| unsafe { T::from_datum(value, false) }))
@@ -412,52 +493,64 @@ pub fn pg_uuid(id: Uuid) -> pgrx::Uuid {
 }
 
 /// A jsonb value, kept as PostgreSQL holds it, so that it is handed back whole: numbers and depths
-/// that a parser of ours would not take included.
+/// that a parser of ours would not take included. It lives as long as the memory that it points into.
 #[derive(Clone, Copy)]
-pub struct Jsonb(pg_sys::Datum);
+pub struct Jsonb<'m> {
+    datum: pg_sys::Datum,
+    memory: PhantomData<&'m CallMemory>,
+}
 
-impl Jsonb {
-    /// From text that is JSON.
-    pub fn parse(json: &CStr) -> Result<Self, Failure> {
-        // SAFETY: jsonb_in takes a cstring and answers a jsonb.
-        let jsonb =
-            unsafe { direct_function_call_as_datum(pg_sys::jsonb_in, &[json.into_datum()]) };
-        jsonb.map(Self).ok_or_else(|| internal("jsonb_in"))
+impl<'m> Jsonb<'m> {
+    /// # Safety
+    /// The datum is a jsonb, toasted or not, in memory that lives as long as `'m`.
+    pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
+        Self {
+            datum,
+            memory: PhantomData,
+        }
     }
 
-    pub fn from_serialize(value: &impl Serialize) -> Result<Self, Failure> {
+    /// `{}`.
+    pub fn empty(_: &'m CallMemory) -> Result<Self, Failure> {
+        Self::parse(c"{}")
+    }
+
+    /// What `value` is as JSON, in memory of the connection's.
+    pub fn from_serialize(_: &'m Spi, value: &impl Serialize) -> Result<Self, Failure> {
         let json = serde_json::to_vec(value).map_err(|_| internal("to JSON"))?;
         Self::parse(&CString::new(json).map_err(|_| internal("to JSON"))?)
     }
 
-    pub fn to_text(self) -> Result<String, Failure> {
-        // SAFETY: jsonb_out takes a jsonb, toasted or not, and answers a cstring.
-        let text: Option<&CStr> =
-            unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(self.0)]) };
-        let text = text.ok_or_else(|| internal("jsonb_out"))?;
-        characters(text.to_bytes()).map(str::to_owned)
+    /// Private, since nothing says whose memory the current one is.
+    fn parse(json: &CStr) -> Result<Self, Failure> {
+        // SAFETY: jsonb_in takes a cstring and answers a jsonb, in the current memory.
+        unsafe {
+            direct_function_call_as_datum(pg_sys::jsonb_in, &[json.into_datum()])
+                .map(|datum| Self::from_datum(datum))
+                .ok_or_else(|| internal("jsonb_in"))
+        }
+    }
+
+    /// The text form, in PostgreSQL's memory: Rust's would end the session where a caller's value is too
+    /// large for it. A 16 KiB value can have a text of megabytes (1e100000), so look at its length first.
+    pub fn to_text(self) -> Result<&'m str, Failure> {
+        // SAFETY: jsonb_out takes a jsonb, toasted or not, and answers a cstring in the current memory,
+        // which is that of the call, or of a connection inside of it, as the jsonb's is.
+        let text: Option<&'m CStr> =
+            unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(self.datum)]) };
+        characters(text.ok_or_else(|| internal("jsonb_out"))?.to_bytes())
     }
 
     /// A copy in the memory of SPI's caller.
-    pub fn outliving_spi(self) -> Self {
-        // SAFETY: a jsonb read through an open SPI connection.
-        Self(unsafe { pg_sys::SPI_datumTransfer(self.0, false, -1) })
+    pub fn outliving_spi<'c>(self, _: &Spi<'c>) -> Jsonb<'c> {
+        // SAFETY: a jsonb, and an open SPI connection, which was opened in memory of the call's.
+        unsafe { Jsonb::from_datum(pg_sys::SPI_datumTransfer(self.datum, false, -1)) }
     }
 }
 
-impl FromDatum for Jsonb {
-    unsafe fn from_polymorphic_datum(
-        datum: pg_sys::Datum,
-        is_null: bool,
-        _: pg_sys::Oid,
-    ) -> Option<Self> {
-        (!is_null).then_some(Self(datum))
-    }
-}
-
-impl IntoDatum for Jsonb {
+impl IntoDatum for Jsonb<'_> {
     fn into_datum(self) -> Option<pg_sys::Datum> {
-        Some(self.0)
+        Some(self.datum)
     }
 
     fn type_oid() -> pg_sys::Oid {

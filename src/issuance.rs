@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use crate::address_lock::lock_addresses;
 use crate::context::{Context, shown};
 use crate::directory;
 use crate::email::Email;
@@ -41,11 +42,11 @@ impl Default for Lifetime {
 }
 
 /// What a caller asks tokens for.
-pub struct Order {
+pub struct Order<'c> {
     pub lifetime: Lifetime,
     /// What the context means, and the context itself.
     pub meaning: Context,
-    pub context: Jsonb,
+    pub context: Jsonb<'c>,
 }
 
 /// A token as its creator sees it, this once.
@@ -58,8 +59,10 @@ pub struct Issued {
 
 /// Issues a token for an address.
 pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Failure> {
-    check_references(spi, &order.meaning)?;
     let emails = std::slice::from_ref(email);
+    lock_where_limited(spi, emails)?;
+    lock_where_limited(spi, emails)?;
+    check_references(spi, &order.meaning)?;
     if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
         return Err(too_many_active(&full).into());
     }
@@ -71,6 +74,7 @@ pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Failure
 
 /// Issues a token for each of several addresses, no two of them the same; all or none.
 pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issued>, Failure> {
+    lock_where_limited(spi, emails)?;
     check_references(spi, &order.meaning)?;
     if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
         return Err(at(full.place, too_many_active(&full)).into());
@@ -86,6 +90,14 @@ pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issu
         .zip(tokens)
         .map(|(id, token)| period.issued(id, token))
         .collect())
+}
+
+/// Before anything is looked up: who creates for one of the addresses waits until the transaction ends.
+fn lock_where_limited(spi: &Spi, emails: &[Email]) -> Result<(), Failure> {
+    if !limits::are_on() {
+        return Ok(());
+    }
+    lock_addresses(spi, emails.iter().map(Email::as_str))
 }
 
 /// From when to when a token lives.
@@ -110,7 +122,7 @@ impl Period {
         })
     }
 
-    fn terms<'a>(&self, order: &'a Order) -> Result<Terms<'a>, Failure> {
+    fn terms<'a>(&self, order: &'a Order<'a>) -> Result<Terms<'a>, Failure> {
         Ok(Terms {
             meaning: &order.meaning,
             context: order.context,
@@ -138,8 +150,9 @@ fn too_many_active(full: &Full) -> Report {
     )
     .detail(format!("magic_link.max_active_tokens allows {limit}."))
     .hint(match full.seconds {
-        1 => "Try again in 1 second.".to_owned(),
-        seconds => format!("Try again in {seconds} seconds."),
+        None => "They never expire: revoke them.".to_owned(),
+        Some(1) => "Try again in 1 second.".to_owned(),
+        Some(seconds) => format!("Try again in {seconds} seconds."),
     })
 }
 

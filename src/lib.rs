@@ -19,19 +19,26 @@ mod soundness;
 mod token;
 
 // Rooms that speak SQL.
+mod address_lock;
 mod directory;
-mod index_scan;
+mod index_lookup;
 mod issuance;
 mod ledger;
 mod lifecycle;
 mod limits;
 mod redemption;
+mod scan;
 mod session_switch;
 mod statements;
+mod table;
 
 // What stands between us and PostgreSQL.
+// The unit tests' own program is no server.
+#[cfg(not(test))]
+mod allocator;
 mod doors;
 mod fmgr;
+mod invalidation;
 mod raise;
 mod server_version;
 mod settings;

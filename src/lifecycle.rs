@@ -3,40 +3,32 @@
 use pgrx::datum::{Interval, TimestampWithTimeZone as Timestamp};
 use uuid::Uuid;
 
+use crate::address_lock::lock_addresses;
 use crate::context::InteractionEvent;
 use crate::email::Email;
-use crate::fmgr::pg_uuid;
-use crate::ledger::without_row;
+use crate::fmgr::{CallMemory, pg_uuid};
+use crate::ledger::{self, Status, without_row};
+use crate::limits;
 use crate::raise::{Failure, Report, SqlState, internal};
-use crate::settings;
 use crate::statements::{Parameters, Spi, statements};
 use crate::system::Moment;
 use crate::token;
 
 statements! {
-    // Who counts or revokes the tokens of an address holds the lock until the end of the transaction,
-    // so that what was counted is true. 256 locks for all addresses: a call for many of them, which
-    // takes theirs in order, does not fill the table of locks even of a server that was set up small.
-    LOCK_ADDRESSES(INT4OID, TEXTARRAYOID) = c"
-        SELECT pg_catalog.pg_advisory_xact_lock($1, a.number)
-          FROM (SELECT DISTINCT pg_catalog.hashtext(e) & 255 FROM unnest($2) AS e ORDER BY 1) AS a (number)";
-
-    REVOKE(UUIDOID) = c"
-        UPDATE magic_link.one_time_tokens AS t
-           SET revoked_at = pg_catalog.clock_timestamp(), revoked_by = SESSION_USER
-         WHERE t.id = $1 AND t.consumed_at IS NULL AND t.revoked_at IS NULL
-           AND t.expires_at > pg_catalog.clock_timestamp()";
-
-    // now(), which an index can use, is never later than the clock.
+    // now(), which an index can use, is never later than the clock. Each row is locked before the clock is
+    // read that is written to it.
     REVOKE_ALL(TEXTARRAYOID, BOOLOID, TEXTOID, TEXTOID) = c"
+        WITH locked AS MATERIALIZED (
+            SELECT t.id FROM magic_link.one_time_tokens AS t
+             WHERE t.email = ANY ($1) AND ($2 OR t.interaction_event IS NOT DISTINCT FROM $3)
+               AND t.consumed_at IS NULL AND t.revoked_at IS NULL
+               AND t.expires_at > pg_catalog.now() AND t.expires_at > pg_catalog.clock_timestamp()
+             ORDER BY t.id FOR NO KEY UPDATE)
         UPDATE magic_link.one_time_tokens AS t
            SET revoked_at = pg_catalog.clock_timestamp(), revoked_by = COALESCE($4, SESSION_USER)
-         WHERE t.email = ANY ($1) AND ($2 OR t.interaction_event IS NOT DISTINCT FROM $3)
-           AND t.consumed_at IS NULL AND t.revoked_at IS NULL
-           AND t.expires_at > pg_catalog.now() AND t.expires_at > pg_catalog.clock_timestamp()";
-
-    STATUS(UUIDOID) = c"
-        SELECT s.status FROM magic_link.one_time_token_status AS s WHERE s.id = $1";
+          FROM locked AS l
+         WHERE t.id = l.id AND t.consumed_at IS NULL AND t.revoked_at IS NULL
+           AND t.expires_at > pg_catalog.clock_timestamp()";
 
     DELETE(UUIDOID) = c"
         DELETE FROM magic_link.one_time_tokens AS t WHERE t.id = $1";
@@ -59,9 +51,6 @@ statements! {
                (SELECT pg_catalog.count(*) FROM ended), (SELECT pg_catalog.count(*) FROM deleted)";
 }
 
-/// Sets our locks apart from an application's advisory locks: `magl` in ASCII.
-const LOCK_CLASS: i32 = i32::from_be_bytes(*b"magl");
-
 /// Tokens of which event.
 #[derive(Clone, Copy)]
 pub enum Events<'a> {
@@ -76,27 +65,40 @@ pub enum Revoker {
     RevokePrevious,
 }
 
-/// Keeps others from counting or revoking the tokens of these addresses until the end of the transaction.
-pub fn lock_addresses(spi: &Spi, emails: &[Email]) -> Result<(), Failure> {
-    let addresses = Parameters::of(LOCK_CLASS).and(texts(emails));
-    spi.execute(&LOCK_ADDRESSES, addresses).map(drop)
-}
-
 /// Revokes a token if it is active, and answers its status afterwards; None where there is none.
-pub fn revoke(spi: &Spi, id: Uuid) -> Result<Option<String>, Failure> {
-    let token = || Parameters::of(pg_uuid(id));
-    // A token may be issued between the two statements, but only once.
-    for _ in 0..2 {
-        spi.execute(&REVOKE, token()).map_err(without_row)?;
-        let Some(row) = spi.row(&STATUS, token())? else {
-            return unknown(spi, id).map(|()| None);
-        };
-        let status: String = row.required(1)?;
-        if status != "active" {
+pub fn revoke(spi: &Spi, id: Uuid) -> Result<Option<Status>, Failure> {
+    lock_address_of(spi, id)?;
+    while let Some(token) = ledger::find(spi, id)? {
+        let status = token.status()?;
+        if status != Status::Active {
+            token.close()?;
             return Ok(Some(status));
         }
+        let Some(locked) = token.lock(id)? else {
+            continue;
+        };
+        let status = locked.status()?;
+        if status != Status::Active {
+            return Ok(Some(status));
+        }
+        locked.revoke(spi)?;
+        return Ok(Some(Status::Revoked));
     }
-    Err(Report::suppressed("one_time_tokens").into())
+    unknown(spi, id).map(|()| None)
+}
+
+/// Where a limit is on, before the token's row, as who creates for the address takes them: in another
+/// order two transactions that each do several things could meet crosswise (40P01).
+fn lock_address_of(spi: &Spi, id: Uuid) -> Result<(), Failure> {
+    if !limits::are_on() {
+        return Ok(());
+    }
+    let Some(token) = ledger::find(spi, id)? else {
+        return Ok(());
+    };
+    let email = token.email()?;
+    token.close()?;
+    lock_addresses(spi, [email])
 }
 
 /// Revokes the active tokens of addresses that are locked, and answers how many they were.
@@ -118,11 +120,13 @@ pub fn revoke_all(
         .and(any)
         .and(event)
         .and(setting);
-    settings::by_index(|| spi.execute_on_latest(&REVOKE_ALL, tokens)).map_err(without_row)
+    spi.execute_on_latest(&REVOKE_ALL, tokens)
+        .map_err(without_row)
 }
 
 /// Deletes a token's row, and answers whether there was one.
 pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
+    lock_address_of(spi, id)?;
     let token = Parameters::of(pg_uuid(id));
     let deleted = spi.execute(&DELETE, token).map_err(without_row)? > 0;
     if !deleted {
@@ -133,10 +137,7 @@ pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
 
 /// 40001 where a token is unknown only because it was issued after the transaction's snapshot.
 fn unknown(spi: &Spi, id: Uuid) -> Result<(), Failure> {
-    if spi
-        .latest_row(&STATUS, Parameters::of(pg_uuid(id)))?
-        .is_none()
-    {
+    if !ledger::is_committed(spi, id)? {
         return Ok(());
     }
     let message = "could not serialize access due to concurrent insert of the one-time token";
@@ -172,25 +173,40 @@ impl BatchSize {
 
 /// Deletes the tokens that ended before the cutoff, oldest first, but for those that somebody has
 /// locked; answers how many they were. No redemption waits for it: it takes no row that could be redeemed.
-pub fn purge(cutoff: &Cutoff, batch_size: BatchSize) -> Result<i64, Failure> {
+///
+/// What was issued since the cutoff has not ended before it, and is not looked at. But for what was issued
+/// while the clock was ahead, by its id in a time that is still to come.
+pub fn purge(memory: &CallMemory, cutoff: &Cutoff, batch_size: BatchSize) -> Result<i64, Failure> {
     let end = token::id_after(Moment::from(cutoff.0).unix_millis());
+    let now = token::id_after(Moment::now().unix_millis());
+    let issued_before = purge_range(memory, cutoff, batch_size, (Uuid::nil(), end))?;
+    Ok(issued_before + purge_range(memory, cutoff, batch_size, (now.max(end), Uuid::max()))?)
+}
+
+/// Purges what has an id between these two.
+fn purge_range(
+    memory: &CallMemory,
+    cutoff: &Cutoff,
+    batch_size: BatchSize,
+    (mut last, end): (Uuid, Uuid),
+) -> Result<i64, Failure> {
     let mut purged = 0;
-    let mut last = pg_uuid(Uuid::nil());
     loop {
         // A connection for each, which takes the batch's memory with it.
-        let spi = Spi::connect()?;
-        let batch = Parameters::of(last)
+        let spi = Spi::connect(memory)?;
+        let batch = Parameters::of(pg_uuid(last))
             .and(pg_uuid(end))
             .and(cutoff.0)
             .and(batch_size.0);
-        let row = settings::by_index(|| spi.row(&PURGE, batch)).map_err(without_row)?;
+        let row = spi.row(&PURGE, batch).map_err(without_row)?;
         let row = row.ok_or_else(|| internal("PURGE"))?;
         let found: i64 = row.required(2)?;
         purged += row.required::<i64>(3)?;
         if found < i64::from(batch_size.0) {
             return Ok(purged);
         }
-        last = row.required(1)?;
+        let id: pgrx::Uuid = row.required(1)?;
+        last = Uuid::from_bytes(*id.as_bytes());
     }
 }
 

@@ -10,9 +10,10 @@ use crate::statements::{Parameters, Spi, statements};
 
 statements! {
     // Of an address's newest active tokens, as many as it may have, the one that ends first: its end
-    // makes room again. now(), which an index can use, is never later than the clock.
+    // makes room again, if there is one. now(), which an index can use, is never later than the clock.
     FIRST_FULL(TEXTARRAYOID, INT4OID) = c"
-        SELECT a.place, pg_catalog.ceil(EXTRACT(epoch FROM l.expires_at - pg_catalog.clock_timestamp()))::pg_catalog.int8
+        SELECT a.place, CASE WHEN pg_catalog.isfinite(l.expires_at)
+                             THEN pg_catalog.ceil(EXTRACT(epoch FROM l.expires_at - pg_catalog.clock_timestamp()))::pg_catalog.int8 END
           FROM unnest($1) WITH ORDINALITY AS a (email, place)
          CROSS JOIN LATERAL (
                SELECT t.expires_at FROM magic_link.one_time_tokens AS t
@@ -27,26 +28,25 @@ pub struct Full {
     /// The place of the address among those asked for, from 1.
     pub place: i64,
     pub limit: i32,
-    /// For how long.
-    pub seconds: i64,
+    /// For how long; None where the tokens never expire.
+    pub seconds: Option<i64>,
 }
 
-/// Makes room for one more token of each address. Others who make room for one of them wait until the
-/// end of the transaction, so that it is not taken twice.
+/// Whether a setting asks for the address to be locked before its tokens are counted or ended.
+pub fn are_on() -> bool {
+    settings::revoke_previous() || settings::max_active_tokens().is_some()
+}
+
+/// Makes room for one more token of each address, all of which are locked.
 pub fn make_room(
     spi: &Spi,
     emails: &[Email],
     event: Option<&InteractionEvent>,
 ) -> Result<Option<Full>, Failure> {
-    let (revoke, limit) = (settings::revoke_previous(), settings::max_active_tokens());
-    if !revoke && limit.is_none() {
-        return Ok(None);
-    }
-    lifecycle::lock_addresses(spi, emails)?;
-    if revoke {
+    if settings::revoke_previous() {
         lifecycle::revoke_all(spi, emails, Events::Only(event), Revoker::RevokePrevious)?;
     }
-    match limit {
+    match settings::max_active_tokens() {
         Some(limit) => first_full(spi, emails, limit),
         None => Ok(None),
     }
@@ -54,14 +54,13 @@ pub fn make_room(
 
 fn first_full(spi: &Spi, emails: &[Email], limit: i32) -> Result<Option<Full>, Failure> {
     let addresses = Parameters::of(lifecycle::texts(emails)).and(limit);
-    let row = settings::by_index(|| spi.latest_row(&FIRST_FULL, addresses))?;
-    let Some(row) = row else {
+    let Some(row) = spi.latest_row(&FIRST_FULL, addresses)? else {
         return Ok(None);
     };
     Ok(Some(Full {
         place: row.required(1)?,
         limit,
         // The clock went on since the row was found.
-        seconds: row.required::<i64>(2)?.max(1),
+        seconds: row.get::<i64>(2)?.map(|seconds| seconds.max(1)),
     }))
 }

@@ -53,12 +53,19 @@ impl SqlState {
     pub const TRIGGERED_DATA_CHANGE_VIOLATION: Self = Self::new("27000");
     pub const SERIALIZATION_FAILURE: Self = Self::new("40001");
     pub const INSUFFICIENT_PRIVILEGE: Self = Self::new("42501");
+    pub const DATATYPE_MISMATCH: Self = Self::new("42804");
     pub const INVALID_FUNCTION_DEFINITION: Self = Self::new("42P13");
     pub const WRONG_OBJECT_TYPE: Self = Self::new("42809");
+    pub const UNDEFINED_TABLE: Self = Self::new("42P01");
     pub const OUT_OF_MEMORY: Self = Self::new("53200");
     pub const IO_ERROR: Self = Self::new("58030");
     pub const INTERNAL_ERROR: Self = Self::new("XX000");
     pub const DATA_CORRUPTED: Self = Self::new("XX001");
+    pub const INDEX_CORRUPTED: Self = Self::new("XX002");
+
+    pub const fn code(self) -> c_int {
+        self.0
+    }
 
     /// PostgreSQL's MAKE_SQLSTATE: six bits a character, the first one lowest.
     pub const fn new(code: &str) -> Self {

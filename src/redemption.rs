@@ -1,30 +1,37 @@
 //! Redeeming a token: the one place where the ledger and the directory meet on the way out.
 //!
-//! Locks are taken in one order: the token's row, the user's, then for each organization in order of
-//! id the organization, the membership and its roles in order of id. So redemptions cannot deadlock.
+//! Locks are taken in one order: the address (where a limit asks for it), the token's row, the user's,
+//! then for each organization in order of id the organization, the membership and its roles in order of
+//! id. So redemptions cannot deadlock.
+//!
+//! What was looked up before a lock was waited for is looked up again behind it: the token's state and
+//! the clock behind the token's lock, the user behind that, and the user's address behind the user's own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pgrx::datum::TimestampWithTimeZone as Timestamp;
 use uuid::Uuid;
 
+use crate::address_lock::lock_addresses;
 use crate::context::{Context, InteractionEvent};
 use crate::directory::{self, Member, Membership, UserId};
+use crate::email::Email;
 use crate::fmgr::Jsonb;
-use crate::ledger::{self, Claim, Consumed};
-use crate::outcome::{Outcome, Refusal};
+use crate::ledger::{self, Claim, Consumed, LockedToken};
+use crate::limits;
+use crate::outcome::{Facts, Outcome, Refusal};
 use crate::raise::{Failure, Report, SqlState};
 use crate::settings;
 use crate::statements::Spi;
 use crate::system::new_uuid;
 
 /// What a redeemed token came to.
-pub struct Redemption {
+pub struct Redemption<'c> {
     pub token_id: Uuid,
     pub user: UserId,
     pub user_created: bool,
-    pub context: Jsonb,
-    pub memberships: Jsonb,
+    pub context: Jsonb<'c>,
+    pub memberships: Jsonb<'c>,
     pub redeemed_at: Timestamp,
     /// Whether this is the answer to an earlier call, given again.
     pub replayed: bool,
@@ -38,44 +45,106 @@ pub enum Release {
     V0_2,
 }
 
-/// A token may be consumed, and given back, between the look at it and the UPDATE; somebody else has
-/// to commit each time, so this many in a row are a trigger's work.
+/// A concurrent change may undo what a look has just seen, and somebody has to commit each time; this many
+/// in a row are not chance but a trigger that suppresses our rows.
 const ATTEMPTS: usize = 16;
 
-/// Consumes the token and does all that follows from it, or says why not and leaves it as it was.
-pub fn redeem(
-    spi: &Spi,
-    claim: &Claim,
-    release: Release,
-) -> Result<Result<Redemption, Refusal>, Failure> {
-    for _ in 0..ATTEMPTS {
-        // An UPDATE that finds nothing costs ten times this look.
-        if let Outcome::Refused(refusal) = Outcome::judge(ledger::facts(spi, claim)?, true) {
-            return Ok(replay(spi, claim, refusal, release)?.ok_or(refusal));
-        }
-        let found = directory::find_user(spi, claim.email)?;
-        if found.is_none() && !creates_users(claim) {
-            return Ok(Err(Refusal::UserNotFound));
-        }
-        let candidate = found.map_or_else(new_user, Ok)?;
-        if let Some(consumed) = ledger::consume(spi, claim, &candidate.to_string())? {
-            return complete(spi, claim, consumed, found, candidate, release).map(Ok);
-        }
-    }
-    Err(Report::suppressed("one_time_tokens").into())
+/// A user, and whether this call created it.
+#[derive(Clone, Copy)]
+struct ResolvedUser {
+    id: UserId,
+    created: bool,
 }
 
-/// The same, and a claim with the wrong address is remembered.
-pub fn try_redeem(
-    spi: &Spi,
+/// Consumes the token and does all that follows from it, or says why not and leaves it as it was.
+pub fn redeem<'c>(
+    spi: &Spi<'c>,
     claim: &Claim,
     release: Release,
-) -> Result<Result<Redemption, Refusal>, Failure> {
+) -> Result<Result<Redemption<'c>, Refusal>, Failure> {
+    let token = match lock_redeemable(spi, claim)? {
+        Ok(token) => token,
+        Err(refusal) => return Ok(replay(spi, claim, refusal, release)?.ok_or(refusal)),
+    };
+    let joins = !token.organization_ids()?.is_empty();
+    let Some(user) = resolve_user(spi, claim, joins)? else {
+        return Ok(Err(Refusal::UserNotFound));
+    };
+    let consumed = token.consume(spi, &user.id.to_string())?;
+    complete(spi, claim, consumed, user, release).map(Ok)
+}
+
+/// Locks the token's row if the claim is good, before and behind the lock. What is refused at the first
+/// look stays unlocked, and costs a tenth of an UPDATE that finds nothing.
+fn lock_redeemable<'s>(
+    spi: &'s Spi,
+    claim: &Claim,
+) -> Result<Result<LockedToken<'s>, Refusal>, Failure> {
+    let mut address_is_locked = !limits::are_on();
+    while let Some(token) = ledger::find(spi, claim.id)? {
+        if let Outcome::Refused(refusal) = Outcome::judge(Some(token.facts(claim)?), true) {
+            token.close()?;
+            return Ok(Err(refusal));
+        }
+        if !address_is_locked {
+            // Before the token's row: who creates under a limit takes them in this order, too.
+            token.close()?;
+            lock_addresses(spi, [claim.email.as_str()])?;
+            address_is_locked = true;
+            continue;
+        }
+        let Some(locked) = token.lock(claim.id)? else {
+            continue;
+        };
+        return Ok(match Outcome::judge(Some(locked.facts(claim)?), true) {
+            Outcome::Ok => Ok(locked),
+            Outcome::Refused(refusal) => Err(refusal),
+        });
+    }
+    Ok(Err(Refusal::TokenNotFound))
+}
+
+/// The same as `redeem`, and a claim with the wrong address is remembered.
+pub fn try_redeem<'c>(
+    spi: &Spi<'c>,
+    claim: &Claim,
+    release: Release,
+) -> Result<Result<Redemption<'c>, Refusal>, Failure> {
     let redeemed = redeem(spi, claim, release)?;
     if matches!(redeemed, Err(Refusal::EmailMismatch)) && release >= Release::V0_2 {
-        ledger::record_failed_attempt(spi, claim, settings::max_failed_attempts())?;
+        record_failed_attempt(spi, claim)?;
     }
     Ok(redeemed)
+}
+
+/// Only what could be redeemed, by the right address, is worth counting for.
+fn record_failed_attempt(spi: &Spi, claim: &Claim) -> Result<(), Failure> {
+    let counts = |facts: Facts| {
+        facts.hash_matches
+            && !(facts.email_matches || facts.consumed || facts.revoked || facts.expired)
+    };
+    let mut address_is_locked = !limits::are_on();
+    while let Some(token) = ledger::find(spi, claim.id)? {
+        if !counts(token.facts(claim)?) {
+            return token.close();
+        }
+        if !address_is_locked {
+            // The token's own address, which is not the one that was presented.
+            let email = token.email()?;
+            token.close()?;
+            lock_addresses(spi, [email])?;
+            address_is_locked = true;
+            continue;
+        }
+        let Some(locked) = token.lock(claim.id)? else {
+            continue;
+        };
+        if counts(locked.facts(claim)?) {
+            locked.record_failed_attempt(spi, settings::max_failed_attempts())?;
+        }
+        return Ok(());
+    }
+    Ok(())
 }
 
 /// What redeeming would say. It writes nothing.
@@ -95,19 +164,19 @@ pub fn check(spi: &Spi, claim: &Claim, release: Release) -> Result<Outcome, Fail
 }
 
 /// The first answer again, for a token that was consumed a moment ago by a user who is still there.
-fn replay(
-    spi: &Spi,
+fn replay<'c>(
+    spi: &Spi<'c>,
     claim: &Claim,
     refusal: Refusal,
     release: Release,
-) -> Result<Option<Redemption>, Failure> {
+) -> Result<Option<Redemption<'c>>, Failure> {
     let consumed = refusal == Refusal::TokenConsumed && release >= Release::V0_2;
     let Some(window) = settings::replay_window().filter(|_| consumed) else {
         return Ok(None);
     };
     let (answer, user) = (
         ledger::answer(spi, claim, window)?,
-        directory::find_user(spi, claim.email)?,
+        directory::find_user_now(spi, claim.email)?,
     );
     let (Some(answer), Some(user)) = (answer, user) else {
         return Ok(None);
@@ -133,40 +202,47 @@ fn creates_users(claim: &Claim) -> bool {
         .is_none_or(InteractionEvent::creates_users)
 }
 
-fn new_user() -> Result<UserId, Failure> {
-    new_uuid().map(UserId::from_v7)
+/// The user who has the address, behind the token's lock; created where there is none and the event lets it
+/// be. Who is going to join is locked as well, and so keeps the address; who joins nothing may be deleted
+/// now as well as a moment later.
+fn resolve_user(spi: &Spi, claim: &Claim, joins: bool) -> Result<Option<ResolvedUser>, Failure> {
+    for _ in 0..ATTEMPTS {
+        let found = if joins {
+            directory::lock_user(spi, claim.email)?
+        } else {
+            directory::find_user_now(spi, claim.email)?
+        };
+        if let Some(id) = found {
+            return Ok(Some(ResolvedUser { id, created: false }));
+        }
+        if !creates_users(claim) {
+            return Ok(None);
+        }
+        let candidate = UserId::from_v7(new_uuid()?);
+        if let Some(id) = directory::create_user(spi, claim.email, candidate)? {
+            return Ok(Some(ResolvedUser { id, created: true }));
+        }
+    }
+    Err(Report::suppressed("users").into())
 }
 
-/// Steps 4 and 5, behind the row that `claim` has won in the name of `consumer`.
-fn complete(
-    spi: &Spi,
+/// Joins the organizations, behind the locks of the token and of its user.
+fn complete<'c>(
+    spi: &Spi<'c>,
     claim: &Claim,
-    consumed: Consumed,
-    found: Option<UserId>,
-    consumer: UserId,
+    consumed: Consumed<'c>,
+    user: ResolvedUser,
     release: Release,
-) -> Result<Redemption, Failure> {
-    let joins = !consumed.organization_ids.is_empty();
-    let (user, user_created) = settle_user(spi, claim, joins, found, consumer)?;
-    if user != consumer {
-        ledger::set_consumer(spi, claim, &user.to_string())?;
-    }
-    let roles = meaning_of(&consumed)?;
-    let mut organization_ids = consumed.organization_ids;
-    if user_created && release >= Release::V0_2 {
-        organization_ids.extend(directory::organizations_of_domain(spi, claim.email)?);
-        organization_ids.sort_unstable();
-        organization_ids.dedup();
-    }
-    let roles = roles.organization_role_ids();
-    let memberships = join_all(spi, (user, user_created), &organization_ids, roles)?;
+) -> Result<Redemption<'c>, Failure> {
+    let domain = (user.created && release >= Release::V0_2).then_some(claim.email);
+    let memberships = join_all(spi, user, &consumed, domain)?;
     if release >= Release::V0_2 && settings::replay_window().is_some() {
-        ledger::record_answer(spi, claim, user_created, memberships)?;
+        ledger::record_answer(spi, claim, user.created, memberships)?;
     }
     Ok(Redemption {
         token_id: claim.id,
-        user,
-        user_created,
+        user: user.id,
+        user_created: user.created,
         context: consumed.context,
         memberships,
         redeemed_at: consumed.consumed_at,
@@ -174,56 +250,46 @@ fn complete(
     })
 }
 
-/// The user that was found, or `consumer`, or whoever came in between; and whether it was created.
-fn settle_user(
-    spi: &Spi,
-    claim: &Claim,
-    joins: bool,
-    found: Option<UserId>,
-    consumer: UserId,
-) -> Result<(UserId, bool), Failure> {
-    let mut settled = match found {
-        Some(user) => (user, false),
-        None => directory::find_or_create_user(spi, claim.email, consumer)?,
+/// Joins the organizations that the token names, and those of the domain of an address, if there is one.
+fn join_all<'c>(
+    spi: &Spi<'c>,
+    user: ResolvedUser,
+    consumed: &Consumed,
+    domain_of: Option<&Email>,
+) -> Result<Jsonb<'c>, Failure> {
+    let meaning = meaning_of(consumed)?;
+    let of_domain = || match domain_of {
+        Some(email) => directory::organizations_of_domain(spi, email),
+        None => Ok(vec![]),
     };
+    let named = &consumed.organization_ids;
+    let mut wanted: BTreeSet<String> = named.iter().cloned().collect();
+    wanted.extend(of_domain()?);
+    let mut memberships = BTreeMap::new();
     for _ in 0..ATTEMPTS {
-        let (user, created) = settled;
-        // A user who joins nothing may be deleted now as well as a moment later.
-        if created || !joins || directory::lock_user(spi, user)? {
-            return Ok(settled);
+        if wanted.is_empty() {
+            break;
         }
-        if !creates_users(claim) {
-            return Err(user_deleted());
+        let member = Member::new(spi, user.id, user.created)?;
+        let mut lost = false;
+        for id in std::mem::take(&mut wanted) {
+            let roles = meaning.organization_role_ids().get(&id);
+            let membership = directory::join(spi, member, &id, roles.map(Vec::as_slice))?;
+            // The token does not name it: where it is gone there is nothing to tell.
+            if membership.is_missing() && !named.contains(&id) {
+                lost = true;
+            } else {
+                memberships.insert(id, membership);
+            }
         }
-        settled = directory::find_or_create_user(spi, claim.email, new_user()?)?;
-    }
-    Err(Report::suppressed("users").into())
-}
-
-fn join_all(
-    spi: &Spi,
-    (user, user_created): (UserId, bool),
-    organization_ids: &[String],
-    roles: &BTreeMap<String, Vec<String>>,
-) -> Result<Jsonb, Failure> {
-    let mut memberships: Vec<Membership> = vec![];
-    if !organization_ids.is_empty() {
-        let member = Member::new(spi, user, user_created)?;
-        for id in organization_ids {
-            let roles = roles.get(id).map(Vec::as_slice);
-            memberships.push(directory::join(spi, member, id, roles)?);
+        if lost {
+            // It may have been renamed, or replaced by another, while its lock was waited for.
+            wanted.extend(of_domain()?);
+            wanted.retain(|id| !memberships.contains_key(id));
         }
     }
-    Ok(Jsonb::from_serialize(&memberships)?.outliving_spi())
-}
-
-fn user_deleted() -> Failure {
-    Report::new(
-        SqlState::SERIALIZATION_FAILURE,
-        "could not serialize access due to concurrent delete of the user",
-    )
-    .hint("Redeem the token again.")
-    .into()
+    let memberships: Vec<Membership> = memberships.into_values().collect();
+    Ok(Jsonb::from_serialize(spi, &memberships)?.outliving_spi(spi))
 }
 
 /// The context was checked when the token was created; only a hand in the table changes that. Where
@@ -232,7 +298,7 @@ fn meaning_of(consumed: &Consumed) -> Result<Context, Failure> {
     if consumed.organization_ids.is_empty() {
         return Ok(Context::default());
     }
-    Context::parse(&consumed.context.to_text()?).map_err(|why| {
+    Context::parse(consumed.context.to_text()?).map_err(|why| {
         Report::new(
             SqlState::DATA_CORRUPTED,
             "the context of the one-time token was changed after its creation",

@@ -53,11 +53,15 @@ pub fn decide(
 /// The session account: the argument, or the setting where that is NULL; empty for nobody. The view
 /// has the same rule: blanks are nobody, and what is no address is an error.
 pub fn session_email(argument: Option<&str>) -> Result<String, Failure> {
-    let setting = settings::session_email();
-    let (name, typed) = match argument {
-        Some(typed) => ("session_email", typed),
-        None => ("magic_link.session_email", setting.as_str()),
-    };
+    match argument {
+        Some(typed) => normal_form("session_email", typed),
+        None => {
+            settings::read_session_email(|typed| normal_form("magic_link.session_email", typed))
+        }
+    }
+}
+
+fn normal_form(name: &str, typed: &str) -> Result<String, Failure> {
     if typed.trim_ascii().is_empty() {
         return Ok(String::new());
     }

@@ -174,10 +174,16 @@ pub fn replay_window() -> Option<i32> {
     Some(REPLAY_WINDOW.get()).filter(|seconds| *seconds > 0)
 }
 
-/// As it was set; empty for nobody.
-pub fn session_email() -> String {
-    let setting = SESSION_EMAIL_VALUE.get().unwrap_or_default();
-    setting.to_string_lossy().into_owned()
+/// Runs `body` with the session account as it was set; empty for nobody. Not a copy, since a setting may
+/// be as long as its session likes.
+pub fn read_session_email<T>(body: impl FnOnce(&str) -> T) -> T {
+    // SAFETY: PostgreSQL's own string, null or zero-terminated, which stays until the setting is changed.
+    let setting = unsafe {
+        let setting = pg_sys::GetConfigOption(SESSION_EMAIL.as_ptr(), true, false);
+        (!setting.is_null()).then(|| CStr::from_ptr(setting).to_bytes())
+    };
+    // What is no text is no address either.
+    body(str::from_utf8(setting.unwrap_or_default()).unwrap_or("\u{FFFD}"))
 }
 
 /// Runs `body` with a session account and a prompt of its own; None leaves the prompt that is set.
@@ -191,13 +197,27 @@ pub fn with_session<T>(
     with(session, body)
 }
 
-/// Runs `body` with statements planned to find their rows by an index. A plan made while a table is
-/// small would read all of it, and be kept when it has grown.
-pub fn by_index<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    with(
-        [(c"enable_seqscan", "off"), (c"enable_bitmapscan", "off")],
-        body,
-    )
+/// Runs `body`, which plans statements and runs none, so that their rows are found by an index. What is run may fire a
+/// trigger of the application's, whose own statements are to be planned as its settings say.
+pub fn with_index_plans_only<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let settings = [
+        (c"enable_seqscan", "off"),
+        (c"enable_bitmapscan", "off"),
+        (c"enable_indexscan", "on"),
+    ];
+    with(settings, body)
+}
+
+/// Runs `body` without the custom plans that the session may ask for. A custom plan has the parameters in
+/// it, and so a token's hash in the log of who has plans logged; and each call would make one. A session
+/// that does not ask for them keeps its setting, and whatever a trigger makes of it.
+pub fn without_custom_plans<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    const CUSTOM: c_int = pg_sys::PlanCacheMode::PLAN_CACHE_MODE_FORCE_CUSTOM_PLAN as c_int;
+    // SAFETY: the variable behind the setting; a backend has one thread.
+    if unsafe { pg_sys::plan_cache_mode } != CUSTOM {
+        return body();
+    }
+    with([(c"plan_cache_mode", "auto")], body)
 }
 
 /// Runs `body` with settings of its own.
@@ -217,12 +237,13 @@ fn with<'s, T>(
 }
 
 fn set_for_level(name: &CStr, value: &str) -> Result<(), Failure> {
-    let value = CString::new(value).map_err(|error| Report::invalid("setting", error))?;
-    // SAFETY: a setting that any role may set; the strings are zero-terminated and copied.
+    // SAFETY: a setting that any role may set; the strings are zero-terminated and copied. The value, which
+    // may be a caller's, is in PostgreSQL's memory: Rust's would end the session where it is too large.
     unsafe {
+        let value = pg_sys::pnstrdup(value.as_ptr().cast(), value.len());
         pg_sys::set_config_option(
             name.as_ptr(),
-            value.as_ptr(),
+            value,
             pg_sys::GucContext::PGC_USERSET,
             pg_sys::GucSource::PGC_S_SESSION,
             pg_sys::GucAction::GUC_ACTION_SAVE,

@@ -8,9 +8,12 @@ use std::ffi::{CStr, c_char, c_int, c_long};
 use std::marker::PhantomData;
 use std::thread::LocalKey;
 
-use pgrx::{FromDatum, IntoDatum, pg_sys};
+use pgrx::{IntoDatum, pg_sys};
 
-use crate::raise::{Failure, catch, internal};
+use crate::fmgr::{CallMemory, Owned};
+use crate::raise::{Failure, Report, SqlState, catch, internal};
+use crate::scan::{SnapshotMode, uses_transaction_snapshot};
+use crate::settings;
 
 /// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
 mod unguarded {
@@ -40,6 +43,9 @@ mod unguarded {
             fire_triggers: bool,
             tcount: c_long,
         ) -> c_int;
+        pub fn SPI_plan_get_plan_sources(plan: pg_sys::SPIPlanPtr) -> *mut pg_sys::List;
+        pub fn SPI_plan_get_cached_plan(plan: pg_sys::SPIPlanPtr) -> *mut pg_sys::CachedPlan;
+        pub fn ReleaseCachedPlan(plan: *mut pg_sys::CachedPlan, owner: pg_sys::ResourceOwner);
         pub fn GetLatestSnapshot() -> pg_sys::Snapshot;
         pub fn GetTransactionSnapshot() -> pg_sys::Snapshot;
     }
@@ -49,7 +55,17 @@ mod unguarded {
 pub struct Statement {
     sql: &'static CStr,
     parameters: &'static [pg_sys::Oid],
-    plan: Cell<pg_sys::SPIPlanPtr>,
+    kept: Cell<Option<Kept>>,
+}
+
+/// What is kept of a statement for the session.
+#[derive(Clone, Copy)]
+struct Kept {
+    plan: pg_sys::SPIPlanPtr,
+    /// Part of the plan, and lives as long.
+    source: *mut pg_sys::CachedPlanSource,
+    /// Which of the source's plans was made by us.
+    generation: c_int,
 }
 
 /// Declares statements: `NAME(type, …) = c"SQL"`.
@@ -70,17 +86,43 @@ impl Statement {
         Self {
             sql,
             parameters,
-            plan: Cell::new(std::ptr::null_mut()),
+            kept: Cell::new(None),
         }
     }
 
-    /// The plan, made at the first use in a session and kept until its end; PostgreSQL itself plans
-    /// it anew when a table has changed. A generic plan: there is one best way to a row by its key,
-    /// and choosing it again at every call would cost a tenth of a redemption.
+    /// The plan, made at the first use in a session and kept until its end, or until a table has changed.
+    /// A generic plan: there is one best way to a row by its key, and choosing it again at every call
+    /// would cost a tenth of a redemption. So PostgreSQL is not let choose again when a table has grown,
+    /// and a plan that was made while it was small has to be one by its indexes.
     fn plan(&self) -> Result<pg_sys::SPIPlanPtr, Failure> {
-        if !self.plan.get().is_null() {
-            return Ok(self.plan.get());
+        let mut kept = match self.kept.get() {
+            Some(kept) => kept,
+            None => self.prepare()?,
+        };
+        // SAFETY: a source that is kept, as PostgreSQL's own CheckCachedPlan reads it. What it planned by
+        // itself, because a table was changed while it waited for the lock on it, is marked as
+        // PlanCacheRelCallback does it: whoever runs it still has a reference.
+        let is_planned = unsafe {
+            let (source, generic) = (&*kept.source, (*kept.source).gplan);
+            if !generic.is_null() && source.generation != kept.generation {
+                (*generic).is_valid = false;
+            }
+            source.is_valid && !generic.is_null() && (*generic).is_valid && {
+                // A plan that passed over an index that is too new for its snapshot (indcheckxmin).
+                let xmin = (*generic).saved_xmin;
+                xmin == pg_sys::TransactionId::INVALID || xmin == pg_sys::TransactionXmin
+            }
+        };
+        if !is_planned {
+            settings::with_index_plans_only(|| make_generic_plan(kept.plan))?;
+            // SAFETY: as above.
+            kept.generation = unsafe { (*kept.source).generation };
+            self.kept.set(Some(kept));
         }
+        Ok(kept.plan)
+    }
+
+    fn prepare(&self) -> Result<Kept, Failure> {
         let sql = self.sql.as_ptr();
         let types = self.parameters.as_ptr().cast_mut();
         let count = self.parameters.len() as c_int;
@@ -95,35 +137,42 @@ impl Statement {
                 )
             })
         }?;
-        // SAFETY: a plan just prepared in the open SPI connection, or null, which is refused.
-        if plan.is_null() || unsafe { pg_sys::SPI_keepplan(plan) } != 0 {
-            return Err(internal("SPI_prepare_cursor"));
+        // SAFETY: a plan just prepared in the open SPI connection, or null, which is refused. It is one
+        // statement, and so has one source.
+        unsafe {
+            if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+                return Err(internal("SPI_prepare_cursor"));
+            }
+            let sources = unguarded::SPI_plan_get_plan_sources(plan);
+            let kept = Kept {
+                plan,
+                source: (*(*sources).elements).ptr_value.cast(),
+                generation: 0,
+            };
+            self.kept.set(Some(kept));
+            Ok(kept)
         }
-        self.plan.set(plan);
-        Ok(plan)
     }
 
-    fn execute(&self, mut parameters: Parameters, sight: Sight) -> Result<Done, Failure> {
+    fn execute(&self, mut parameters: Parameters, mode: SnapshotMode) -> Result<Done, Failure> {
         if self.parameters != parameters.types {
             return Err(internal("parameters"));
         }
         let plan = self.plan()?;
         let values = parameters.values.as_mut_ptr();
         let nulls = parameters.nulls.as_ptr().cast();
-        // SAFETY: the isolation level of the transaction that we are in.
-        let one_snapshot = unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as c_int };
+        let latest = mode == SnapshotMode::Latest && uses_transaction_snapshot();
         // SAFETY: a kept plan, and as many values of its types as it has parameters; the closure
-        // holds pointers, and the snapshots are used at once.
-        let code = with_generic_plans(|| unsafe {
-            catch(|| match sight {
-                Sight::Latest if one_snapshot => {
-                    let latest = unguarded::GetLatestSnapshot();
-                    let own = unguarded::GetTransactionSnapshot();
-                    unguarded::SPI_execute_snapshot(
-                        plan, values, nulls, latest, own, false, true, 0,
-                    )
+        // holds pointers, and the snapshots are used at once. To change what the transaction's own
+        // snapshot does not see is 40001, as where PostgreSQL checks its foreign keys (ri_PerformCheck).
+        let code = settings::without_custom_plans(|| unsafe {
+            catch(|| {
+                if !latest {
+                    return unguarded::SPI_execute_plan(plan, values, nulls, false, 0);
                 }
-                _ => unguarded::SPI_execute_plan(plan, values, nulls, false, 0),
+                let latest = unguarded::GetLatestSnapshot();
+                let own = unguarded::GetTransactionSnapshot();
+                unguarded::SPI_execute_snapshot(plan, values, nulls, latest, own, false, true, 0)
             })
         })?;
         if code < 0 {
@@ -135,27 +184,17 @@ impl Statement {
     }
 }
 
-/// Runs `body`, which does not panic, as if the caller had not set `plan_cache_mode`. A custom plan has the
-/// parameters in it, and so a token's hash in the log of who has plans logged; and each call would make one.
-fn with_generic_plans<T>(body: impl FnOnce() -> T) -> T {
-    // SAFETY: the variable behind the setting, put back before anybody else reads it; a backend has one thread.
+/// Without values for its parameters PostgreSQL makes a plan for any, whatever `plan_cache_mode` is.
+fn make_generic_plan(plan: pg_sys::SPIPlanPtr) -> Result<(), Failure> {
+    // SAFETY: a kept plan of one statement; what is released is what was got, and stays the source's.
     unsafe {
-        let mode = pg_sys::plan_cache_mode;
-        pg_sys::plan_cache_mode = pg_sys::PlanCacheMode::PLAN_CACHE_MODE_AUTO as c_int;
-        let answer = body();
-        pg_sys::plan_cache_mode = mode;
-        answer
+        catch(|| {
+            let made = unguarded::SPI_plan_get_cached_plan(plan);
+            if !made.is_null() {
+                unguarded::ReleaseCachedPlan(made, pg_sys::CurrentResourceOwner);
+            }
+        })
     }
-}
-
-/// What a statement sees, beside what its transaction did.
-#[derive(Clone, Copy)]
-enum Sight {
-    /// All that is committed; from REPEATABLE READ on, all that was at the transaction's start.
-    Transaction,
-    /// All that is committed, whatever the isolation level; to change what the transaction should not
-    /// see is 40001. It is how PostgreSQL checks its foreign keys.
-    Latest,
 }
 
 /// What running a statement left.
@@ -189,27 +228,33 @@ impl Parameters {
     }
 }
 
-/// An open connection to SPI; what its statements answer lives as long.
-pub struct Spi {
+/// An open connection to SPI, made in the memory of a call; what its statements answer lives as long as
+/// the connection.
+pub struct Spi<'c> {
     /// After an error SPI may be open further down: the end of the transaction closes it all.
     failed: Cell<bool>,
+    call: PhantomData<&'c CallMemory>,
 }
 
-impl Spi {
+impl<'c> Spi<'c> {
     /// Runs `body` with a connection, which is closed before its answer goes anywhere: a datum made
     /// while it is open is in memory that goes with it.
-    pub fn with<T>(body: impl FnOnce(&Self) -> Result<T, Failure>) -> Result<T, Failure> {
-        let spi = Self::connect()?;
+    pub fn with<T>(
+        memory: &'c CallMemory,
+        body: impl FnOnce(&Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let spi = Self::connect(memory)?;
         body(&spi)
     }
 
-    pub fn connect() -> Result<Self, Failure> {
+    pub fn connect(_: &'c CallMemory) -> Result<Self, Failure> {
         // SAFETY: called in a transaction, as every function is.
         if unsafe { pg_sys::SPI_connect() } != pg_sys::SPI_OK_CONNECT as c_int {
             return Err(internal("SPI_connect"));
         }
         Ok(Self {
             failed: Cell::new(false),
+            call: PhantomData,
         })
     }
 
@@ -219,7 +264,7 @@ impl Spi {
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
     ) -> Result<impl Iterator<Item = Row<'s>>, Failure> {
-        Ok(self.rows(self.done(statement, parameters, Sight::Transaction)?))
+        Ok(self.rows(self.done(statement, parameters, SnapshotMode::Transaction)?))
     }
 
     /// Runs a statement that answers one row at most.
@@ -237,7 +282,7 @@ impl Spi {
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
     ) -> Result<Option<Row<'s>>, Failure> {
-        let done = self.done(statement, parameters, Sight::Latest)?;
+        let done = self.done(statement, parameters, SnapshotMode::Latest)?;
         Ok(self.rows(done).next())
     }
 
@@ -248,7 +293,7 @@ impl Spi {
         parameters: Parameters,
     ) -> Result<u64, Failure> {
         Ok(self
-            .done(statement, parameters, Sight::Transaction)?
+            .done(statement, parameters, SnapshotMode::Transaction)?
             .processed)
     }
 
@@ -258,16 +303,18 @@ impl Spi {
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
     ) -> Result<u64, Failure> {
-        Ok(self.done(statement, parameters, Sight::Latest)?.processed)
+        Ok(self
+            .done(statement, parameters, SnapshotMode::Latest)?
+            .processed)
     }
 
     fn done(
         &self,
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
-        sight: Sight,
+        mode: SnapshotMode,
     ) -> Result<Done, Failure> {
-        let done = statement.with(|statement| statement.execute(parameters, sight));
+        let done = statement.with(|statement| statement.execute(parameters, mode));
         self.failed.set(matches!(done, Err(Failure::Postgres(_))));
         done
     }
@@ -292,7 +339,7 @@ impl Spi {
     }
 }
 
-impl Drop for Spi {
+impl Drop for Spi<'_> {
     fn drop(&mut self) {
         if self.failed.get() || std::thread::panicking() {
             return;
@@ -306,15 +353,13 @@ impl Drop for Spi {
 pub struct Row<'s> {
     table: *mut pg_sys::SPITupleTable,
     number: usize,
-    spi: PhantomData<&'s Spi>,
+    spi: PhantomData<&'s Spi<'s>>,
 }
 
 impl Row<'_> {
-    /// The value of a column, counted from 1; None where it is NULL.
-    pub fn get<T: FromDatum + IntoDatum + 'static>(
-        &self,
-        column: c_int,
-    ) -> Result<Option<T>, Failure> {
+    /// The value of a column, counted from 1; None where it is NULL, 42804 where it has another type: a
+    /// superuser has put another view, or table, in the place of ours.
+    pub fn get<T: Owned>(&self, column: c_int) -> Result<Option<T>, Failure> {
         let mut is_null = false;
         // SAFETY: `number` is below the table's count; SPI answers NULL for a column that is not
         // there; the type is compared before the datum is read.
@@ -324,14 +369,14 @@ impl Row<'_> {
             let oid = pg_sys::SPI_gettypeid(descriptor, column);
             T::try_from_datum(datum, is_null, oid)
         };
-        value.map_err(|_| internal("SPI_getbinval"))
+        value.map_err(|_| {
+            let message = "a column of magic_link's views or tables has another type than the extension gave it";
+            Report::new(SqlState::DATATYPE_MISMATCH, message).into()
+        })
     }
 
     /// The value of a column that cannot be NULL.
-    pub fn required<T: FromDatum + IntoDatum + 'static>(
-        &self,
-        column: c_int,
-    ) -> Result<T, Failure> {
+    pub fn required<T: Owned>(&self, column: c_int) -> Result<T, Failure> {
         self.get(column)?.ok_or_else(|| internal("NULL"))
     }
 }
@@ -342,6 +387,7 @@ mod tests {
     use pgrx::prelude::*;
 
     use super::{Parameters, Spi};
+    use crate::fmgr::CallMemory;
 
     statements! {
         ADD(INT4OID, INT4OID) = c"SELECT $1 OPERATOR(pg_catalog.+) $2, NULL::pg_catalog.text";
@@ -354,17 +400,18 @@ mod tests {
 
     #[pg_test]
     fn a_plan_is_kept() {
-        let first = Spi::connect().unwrap();
+        let first = Spi::connect(CallMemory::of_test()).unwrap();
         assert_eq!(sum(&first, 1, 2), 3);
-        let plan = ADD.with(|add| add.plan.get());
+        let plan = || ADD.with(|add| add.kept.get().unwrap().plan);
+        let first_plan = plan();
         drop(first);
-        assert_eq!(sum(&Spi::connect().unwrap(), 2, 3), 5);
-        assert_eq!(ADD.with(|add| add.plan.get()), plan);
+        assert_eq!(sum(&Spi::connect(CallMemory::of_test()).unwrap(), 2, 3), 5);
+        assert_eq!(plan(), first_plan);
     }
 
     #[pg_test]
     fn values_of_other_types_are_refused() {
-        let spi = Spi::connect().unwrap();
+        let spi = Spi::connect(CallMemory::of_test()).unwrap();
         assert!(spi.row(&ADD, Parameters::of("1").and(2)).is_err());
         assert!(spi.row(&ADD, Parameters::of(1)).is_err());
         let row = spi.row(&ADD, Parameters::of(1).and(2)).unwrap().unwrap();

@@ -254,10 +254,7 @@ fn what_was_acknowledged_outlives_a_full_disk_for_wal() {
     cluster.run_inside("mv log log.before");
 
     make_room(&cluster);
-    cluster.run_inside(&format!(
-        "pg_ctl start --wait --pgdata={} --log=log",
-        data(&cluster)
-    ));
+    cluster.start_again();
 
     let mut backend = db.backend();
     redeemed_whole(&db);

@@ -189,42 +189,30 @@ impl Cluster {
     /// Kills the server the hard way, all its processes at once, and waits until they are gone.
     pub fn kill(&self) {
         // A stopped postmaster neither starts another process nor hears of those that die.
-        let killed = self.control(
-            "postmaster=$(head -n 1 data/postmaster.pid)
-             kill -STOP $postmaster
-             processes=\"$(ps -o pid= --ppid $postmaster) $postmaster\"
-             kill -KILL $processes
-             echo $processes",
+        self.run_inside(
+            "postmaster=$(head -n 1 data/postmaster.pid); kill -STOP $postmaster; \
+             processes=\"$(ps -o pid= --ppid $postmaster) $postmaster\"; kill -KILL $processes && echo $processes",
         );
-        for process in killed.split_whitespace() {
+        for process in self.said().split_whitespace() {
             until("a killed process is gone", || !runs(process));
         }
         // Who starts a server takes a process that nobody has reaped yet for one that runs.
-        self.control("rm data/postmaster.pid .s.PGSQL.*.lock");
+        self.run_inside("rm data/postmaster.pid .s.PGSQL.*.lock");
     }
 
     /// Kills one server process the hard way, if it is still there; the server ends all sessions then, and recovers.
     pub fn kill_process(&self, process_id: i32) {
-        self.control(&format!("kill -KILL {process_id} || :"));
+        self.run_inside(&format!("kill -KILL {process_id} || :"));
     }
 
     /// Starts the server that was killed, which recovers from its write-ahead log first.
     pub fn start_again(&self) {
-        self.control("pg_ctl start --wait --pgdata=data --log=log >start");
+        self.run_inside("pg_ctl start --wait --pgdata=data --log=log");
     }
 
     /// Makes a standby a server of its own, and waits until it can be written.
     pub fn promote(&self) {
-        self.control("pg_ctl promote --wait --pgdata=data >promote");
-    }
-
-    #[track_caller]
-    fn control(&self, script: &str) -> String {
-        let folder = self.folder.display();
-        let answer = self.shell(&format!("set -e; cd '{folder}'; export LC_ALL=C; {script}"));
-        let complaint = String::from_utf8_lossy(&answer.stderr);
-        assert!(answer.status.success(), "{complaint}");
-        String::from_utf8_lossy(&answer.stdout).into_owned()
+        self.run_inside("pg_ctl promote --wait --pgdata=data");
     }
 
     /// A place for files that end with the cluster.

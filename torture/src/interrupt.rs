@@ -12,18 +12,15 @@ use rand::rngs::ChaCha8Rng;
 use crate::actions::{Round, generator};
 use crate::actors::{CONNECTIONS, Fault, Stage, connect};
 use crate::run::Run;
-use crate::schedule::{SETTINGS, Tally, drop_database, judge, prepare};
+use crate::schedule::{SETTINGS, Tally, drop_database, judge, prepare, rounds};
 
 const PIECES: usize = 60;
 
 pub fn interrupt(run: &Run) -> String {
     let cluster = Cluster::start(SETTINGS);
-    let mut tally = Tally::default();
-    while run.goes_on() {
-        interrupt_once(&cluster, run.seed, tally.rounds, &mut tally);
-        run.progress(&tally.line());
-    }
-    tally.line()
+    rounds(run, |number, tally| {
+        interrupt_once(&cluster, run.seed, number, tally)
+    })
 }
 
 /// How often somebody was hit: calls that ended by a cancellation or by their time, and connections that were lost.

@@ -9,7 +9,7 @@ use rand::RngExt;
 use crate::actions::{Round, generator};
 use crate::actors::{Fault, Stage};
 use crate::run::Run;
-use crate::schedule::{SETTINGS, Tally, drop_database, judge, prepare};
+use crate::schedule::{SETTINGS, Tally, drop_database, judge, prepare, rounds};
 
 /// More than anybody gets to before the server is killed.
 const PIECES: usize = 200;
@@ -19,12 +19,9 @@ const MOMENTS: std::ops::Range<u64> = 100..1000;
 
 pub fn kill(run: &Run) -> String {
     let cluster = Cluster::start(SETTINGS);
-    let mut tally = Tally::default();
-    while run.goes_on() {
-        kill_once(&cluster, run.seed, tally.rounds, &mut tally);
-        run.progress(&tally.line());
-    }
-    tally.line()
+    rounds(run, |number, tally| {
+        kill_once(&cluster, run.seed, number, tally)
+    })
 }
 
 /// A round, at whose end the server is killed and started again.

@@ -34,7 +34,7 @@ pub fn memcheck(run: &Run) -> String {
     let said = said(&cluster);
     let errors: Vec<&str> = errors(&said).collect();
     let ours: Vec<_> = errors.iter().filter(|error| is_ours(error)).collect();
-    cluster.run_inside("pg_ctl start --wait --pgdata=data --log=log");
+    cluster.start_again();
     assert!(ours.is_empty(), "SEED={}: {ours:#?}", run.seed);
     format!("{line}, {} errors in PostgreSQL alone", errors.len())
 }

@@ -9,18 +9,13 @@ use crate::actions::{Round, generator};
 use crate::actors::{Fault, Played, Stage};
 use crate::journal::{Answer, What};
 use crate::run::Run;
-use crate::schedule::{SETTINGS, Tally, judge, prepare};
+use crate::schedule::{SETTINGS, Tally, judge, prepare, rounds};
 
 const PIECES: usize = 200;
 const MOMENTS: std::ops::Range<u64> = 100..600;
 
 pub fn promote(run: &Run) -> String {
-    let mut tally = Tally::default();
-    while run.goes_on() {
-        promote_once(run.seed, tally.rounds, &mut tally);
-        run.progress(&tally.line());
-    }
-    tally.line()
+    rounds(run, |number, tally| promote_once(run.seed, number, tally))
 }
 
 /// A round on a pair of servers of its own: with `on` and `remote_apply` in turn.

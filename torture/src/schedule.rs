@@ -29,10 +29,16 @@ pub struct Tally {
 
 pub fn schedule(run: &Run) -> String {
     let cluster = Cluster::start(SETTINGS);
+    rounds(run, |number, tally| {
+        play(&cluster, &Round::draw(run.seed, number, PIECES), tally);
+    })
+}
+
+/// One round after the other, and what they came to.
+pub fn rounds(run: &Run, mut play: impl FnMut(u64, &mut Tally)) -> String {
     let mut tally = Tally::default();
     while run.goes_on() {
-        let round = Round::draw(run.seed, tally.rounds, PIECES);
-        play(&cluster, &round, &mut tally);
+        play(tally.rounds, &mut tally);
         run.progress(&tally.line());
     }
     tally.line()

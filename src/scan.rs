@@ -1,0 +1,287 @@
+//! A scan of one table for rows with a key, and the lock on the row that it is at.
+
+use std::ptr::null_mut;
+
+use pgrx::pg_sys;
+
+/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
+mod unguarded {
+    use std::ffi::c_int;
+
+    use pgrx::pg_sys;
+
+    unsafe extern "C-unwind" {
+        pub fn CommandCounterIncrement();
+        pub fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
+        pub fn GetTransactionSnapshot() -> pg_sys::Snapshot;
+        pub fn GetLatestSnapshot() -> pg_sys::Snapshot;
+        pub fn PushActiveSnapshot(snapshot: pg_sys::Snapshot);
+        pub fn GetActiveSnapshot() -> pg_sys::Snapshot;
+        pub fn PopActiveSnapshot();
+        pub fn ScanKeyEntryInitialize(
+            entry: pg_sys::ScanKey,
+            flags: c_int,
+            attribute: pg_sys::AttrNumber,
+            strategy: pg_sys::StrategyNumber,
+            subtype: pg_sys::Oid,
+            collation: pg_sys::Oid,
+            procedure: pg_sys::RegProcedure,
+            argument: pg_sys::Datum,
+        );
+        pub fn systable_beginscan(
+            relation: pg_sys::Relation,
+            index: pg_sys::Oid,
+            index_ok: bool,
+            snapshot: pg_sys::Snapshot,
+            keys: c_int,
+            key: pg_sys::ScanKey,
+        ) -> pg_sys::SysScanDesc;
+        pub fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
+        pub fn systable_endscan(scan: pg_sys::SysScanDesc);
+        pub fn ExecFetchSlotHeapTuple(
+            slot: *mut pg_sys::TupleTableSlot,
+            materialize: bool,
+            should_free: *mut bool,
+        ) -> pg_sys::HeapTuple;
+        pub fn heap_copytuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple;
+        pub fn heap_deform_tuple(
+            tuple: pg_sys::HeapTuple,
+            descriptor: pg_sys::TupleDesc,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+        );
+        pub fn palloc(size: usize) -> *mut std::ffi::c_void;
+    }
+}
+
+/// How many columns the longest key has.
+pub const MAX_KEYS: usize = 3;
+
+/// What a column is compared with.
+#[derive(Clone, Copy)]
+pub struct Argument {
+    pub column: pg_sys::AttrNumber,
+    pub equality: u32,
+    pub value: pg_sys::Datum,
+}
+
+impl Default for Argument {
+    fn default() -> Self {
+        Self {
+            column: 0,
+            equality: 0,
+            value: pg_sys::Datum::null(),
+        }
+    }
+}
+
+/// What a look sees, beside what its transaction did.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum SnapshotMode {
+    /// All that is committed; from REPEATABLE READ on, all that was at the transaction's start.
+    Transaction,
+    /// All that is committed, whatever the isolation level.
+    Latest,
+}
+
+/// Whether the transaction sees all as it was at its start (PostgreSQL's IsolationUsesXactSnapshot).
+pub fn uses_transaction_snapshot() -> bool {
+    // SAFETY: the isolation level of the transaction that we are in; a backend has one thread.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
+/// The strengths of row locks that we take, by PostgreSQL's names.
+#[derive(Clone, Copy)]
+pub enum Strength {
+    /// As a foreign key does that points to the row: it is neither deleted nor given another key.
+    KeyShare,
+    /// As an UPDATE does that leaves the keys alone.
+    NoKeyUpdate,
+}
+
+/// How an attempt at a row lock ended.
+#[derive(Clone, Copy)]
+pub enum LockOutcome {
+    /// The scan is at the version that is locked. `moved`: it is a later one than was found.
+    Locked { moved: bool },
+    /// Deleted by ourselves, in a trigger.
+    NotFound,
+    /// There is another version now, or none: look again.
+    ConcurrentlyUpdated,
+    /// The same, where the transaction may not look again.
+    SerializationFailure,
+    /// For no reason that there is.
+    Unexpected,
+}
+
+/// The values of a row's columns, in memory of the current context.
+#[derive(Clone, Copy)]
+pub struct Values {
+    pub values: *const pg_sys::Datum,
+    pub nulls: *const bool,
+}
+
+/// An open scan. It holds nothing that Rust would have to drop: after an error PostgreSQL itself lets
+/// go of relations, snapshots and pages at the end of the transaction.
+///
+/// Its methods may be called inside `catch` alone, in this order: `begin`, the others, `end`.
+#[derive(Clone, Copy)]
+pub struct Scan {
+    relation: pg_sys::Relation,
+    scan: pg_sys::SysScanDesc,
+}
+
+impl Scan {
+    /// Takes the snapshot that the scan is going to see by: a new one, as each statement has, which sees
+    /// what the last one did. It stays PostgreSQL's active snapshot until `end`.
+    ///
+    /// # Safety
+    /// To be called inside `catch`, once the table is locked: an older snapshot could miss what was
+    /// committed while it was waited for.
+    pub unsafe fn take_snapshot(mode: SnapshotMode) {
+        // SAFETY: as the caller promises.
+        unsafe {
+            unguarded::CommandCounterIncrement();
+            unguarded::PushActiveSnapshot(match mode {
+                SnapshotMode::Transaction => unguarded::GetTransactionSnapshot(),
+                SnapshotMode::Latest => unguarded::GetLatestSnapshot(),
+            });
+        }
+    }
+
+    /// Scans `relation` by `index`, or all of it where that is 0.
+    ///
+    /// # Safety
+    /// To be called inside `catch`, after `take_snapshot`, with an open and locked table, an index of it
+    /// that has these columns first and in this order, and values of their types.
+    pub unsafe fn begin(
+        relation: pg_sys::Relation,
+        index: pg_sys::Oid,
+        arguments: &[Argument],
+    ) -> Self {
+        // SAFETY: as the caller promises. The keys are copied, or read no more after the scan's start.
+        unsafe {
+            let mut keys: [pg_sys::ScanKeyData; MAX_KEYS] = Default::default();
+            for (key, argument) in keys.iter_mut().zip(arguments) {
+                unguarded::ScanKeyEntryInitialize(
+                    key,
+                    0,
+                    argument.column,
+                    pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+                    pg_sys::InvalidOid,
+                    pg_sys::C_COLLATION_OID,
+                    argument.equality.into(),
+                    argument.value,
+                );
+            }
+            let scan = unguarded::systable_beginscan(
+                relation,
+                index,
+                index != pg_sys::InvalidOid,
+                unguarded::GetActiveSnapshot(),
+                arguments.len() as i32,
+                keys.as_mut_ptr(),
+            );
+            Self { relation, scan }
+        }
+    }
+
+    /// Goes on to the next row; None where there is no more.
+    pub unsafe fn next(self) -> Option<Values> {
+        // SAFETY: an open scan; the tuple lives until the next one is asked for, and is copied.
+        unsafe {
+            let tuple = unguarded::systable_getnext(self.scan);
+            (!tuple.is_null()).then(|| self.copy(tuple))
+        }
+    }
+
+    /// Locks the row that the scan is at, and waits for whoever has it locked. `TM_Result` says how it
+    /// went, as ExecLockRows reads it.
+    pub unsafe fn lock(self, strength: Strength) -> LockOutcome {
+        let mode = match strength {
+            Strength::KeyShare => pg_sys::LockTupleMode::LockTupleKeyShare,
+            Strength::NoKeyUpdate => pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+        };
+        let one_snapshot = uses_transaction_snapshot();
+        let last_version = if one_snapshot {
+            0
+        } else {
+            pg_sys::TUPLE_LOCK_FLAG_FIND_LAST_VERSION
+        };
+        let mut failure = pg_sys::TM_FailureData::default();
+        // SAFETY: an open scan at a tuple, and its table's own method, which every table has.
+        unsafe {
+            let Some(tuple_lock) = (*(*self.relation).rd_tableam).tuple_lock else {
+                return LockOutcome::Unexpected;
+            };
+            let slot = (*self.scan).slot;
+            let result = tuple_lock(
+                self.relation,
+                &raw mut (*slot).tts_tid,
+                unguarded::GetActiveSnapshot(),
+                slot,
+                unguarded::GetCurrentCommandId(true),
+                mode,
+                pg_sys::LockWaitPolicy::LockWaitBlock,
+                (pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS | last_version) as u8,
+                &mut failure,
+            );
+            match result {
+                pg_sys::TM_Result::TM_Ok => LockOutcome::Locked {
+                    moved: failure.traversed,
+                },
+                pg_sys::TM_Result::TM_SelfModified => LockOutcome::NotFound,
+                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted if one_snapshot => {
+                    LockOutcome::SerializationFailure
+                }
+                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => {
+                    LockOutcome::ConcurrentlyUpdated
+                }
+                _ => LockOutcome::Unexpected,
+            }
+        }
+    }
+
+    /// The row as it was locked.
+    pub unsafe fn locked(self) -> Values {
+        let mut to_be_freed = false;
+        // SAFETY: the slot holds the version that was locked; it is copied.
+        unsafe {
+            let slot = (*self.scan).slot;
+            let tuple = unguarded::ExecFetchSlotHeapTuple(slot, false, &mut to_be_freed);
+            self.copy(tuple)
+        }
+    }
+
+    unsafe fn copy(self, tuple: pg_sys::HeapTuple) -> Values {
+        // SAFETY: a tuple of the table and its descriptor; the arrays have a member for each column.
+        unsafe {
+            let descriptor = (*self.relation).rd_att;
+            let columns = (*descriptor).natts as usize;
+            let values = unguarded::palloc(columns * size_of::<pg_sys::Datum>()).cast();
+            let nulls = unguarded::palloc(columns * size_of::<bool>()).cast();
+            let copy = unguarded::heap_copytuple(tuple);
+            unguarded::heap_deform_tuple(copy, descriptor, values, nulls);
+            Values { values, nulls }
+        }
+    }
+
+    /// Ends the scan and gives its snapshot back; the table stays open.
+    pub unsafe fn end(self) -> pg_sys::Relation {
+        // SAFETY: what `begin` opened, and the snapshot that `take_snapshot` took.
+        unsafe {
+            unguarded::systable_endscan(self.scan);
+            unguarded::PopActiveSnapshot();
+        }
+        self.relation
+    }
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Self {
+            values: null_mut(),
+            nulls: null_mut(),
+        }
+    }
+}
