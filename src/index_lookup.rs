@@ -601,13 +601,10 @@ unsafe fn xmin_of(tuple: pg_sys::HeapTuple) -> pg_sys::TransactionId {
     }
 }
 
-/// 40001, in PostgreSQL's own words.
+/// 40001, in the words that ExecLockRows has for a row that was changed or deleted.
 pub fn concurrent_update() -> Failure {
-    Report::new(
-        SqlState::SERIALIZATION_FAILURE,
-        "could not serialize access due to concurrent update",
-    )
-    .into()
+    let message = "could not serialize access due to concurrent update";
+    Report::new(SqlState::SERIALIZATION_FAILURE, message).into()
 }
 
 #[cfg(any(test, feature = "pg_test"))]
