@@ -2,20 +2,24 @@
 -- No table is read, and none is locked for longer than it takes to replace two views.
 
 -- A CHECK runs as whoever writes the row, whom a DBA may have granted the table alone.
-GRANT EXECUTE ON FUNCTION magic_link.normalize_email(text) TO PUBLIC;
-
--- In an extension's script PostgreSQL takes all that a function's ACL has for the extension's own, and pg_dump
--- would leave out what the application has granted. The owner's right and PUBLIC's are the extension's.
-UPDATE pg_catalog.pg_init_privs AS i
-   SET initprivs = ARRAY(
-           SELECT pg_catalog.makeaclitem(a.grantee, a.grantor, a.privilege_type, a.is_grantable)
-             FROM pg_catalog.aclexplode(i.initprivs) AS a
-            WHERE a.grantee OPERATOR(pg_catalog.=) ANY (ARRAY[0::pg_catalog.oid, p.proowner]))
-  FROM pg_catalog.pg_proc AS p
- WHERE p.oid OPERATOR(pg_catalog.=) 'magic_link.normalize_email(text)'::pg_catalog.regprocedure
-   AND i.objoid OPERATOR(pg_catalog.=) p.oid
-   AND i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
-   AND i.objsubid OPERATOR(pg_catalog.=) 0;
+--
+-- In an extension's script PostgreSQL takes all that a function's ACL has for the extension's own, and pg_dump would
+-- leave out what the application has granted. So what it takes is put right: what it was, and PUBLIC's.
+DO $$
+DECLARE
+    function CONSTANT pg_catalog.regprocedure := 'magic_link.normalize_email(text)';
+    privileges pg_catalog.aclitem[];
+BEGIN
+    SELECT i.initprivs OPERATOR(pg_catalog.||) pg_catalog.makeaclitem(0, p.proowner, 'EXECUTE', false)
+      INTO STRICT privileges
+      FROM pg_catalog.pg_init_privs AS i JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) i.objoid
+     WHERE i.objoid OPERATOR(pg_catalog.=) function AND i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass;
+    GRANT EXECUTE ON FUNCTION magic_link.normalize_email(text) TO PUBLIC;
+    UPDATE pg_catalog.pg_init_privs AS i
+       SET initprivs = privileges
+     WHERE i.objoid OPERATOR(pg_catalog.=) function AND i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass;
+END
+$$;
 
 COMMENT ON FUNCTION magic_link.normalize_email(text) IS
 'The address in the one form that is stored and compared, byte by byte: no surrounding blanks, the domain in lower-case ASCII (IDNA), ASCII letters of the local part in lower case and nothing else changed; at most 254 bytes. Constraints of users and organization_jit_email_domains call it as whoever writes there, so that anybody may execute it.

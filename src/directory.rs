@@ -7,8 +7,8 @@ use pgrx::pg_sys;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::datum::pg_uuid;
 use crate::email::Email;
-use crate::fmgr::pg_uuid;
 use crate::index_lookup::{HeapRow, IndexLookup, Key, concurrent_update};
 use crate::raise::{Failure, Report};
 use crate::scan::{Strength, uses_transaction_snapshot};
@@ -378,7 +378,7 @@ mod tests {
     use pgrx::prelude::*;
 
     use super::*;
-    use crate::fmgr::CallMemory;
+    use crate::datum::CallMemory;
     use crate::statements::Spi;
     use crate::system::new_uuid;
 

@@ -8,10 +8,9 @@ use pgrx::{IntoDatum, check_for_interrupts, pg_sys};
 
 use crate::address_lock::lock_addresses;
 use crate::context::{Context, InteractionEvent};
+use crate::datum::{Column, Jsonb, pg_uuid};
 use crate::email::Email;
-use crate::fmgr::{
-    Answer, Call, Column, Columns, Jsonb, door, forbid_in_read_only_transaction, pg_uuid,
-};
+use crate::fmgr::{Answer, Call, Columns, door, forbid_in_read_only_transaction};
 use crate::issuance::{self, Issued, Lifetime, Order};
 use crate::ledger::Claim;
 use crate::lifecycle::{self, BatchSize, Cutoff, Events, Revoker};
@@ -72,15 +71,21 @@ fn compose_magic_link(call: &Call) -> Result<Answer, Failure> {
     let base_url = call.required_text(0, "base_url")?;
     let token = well_formed_token(call, 1)?;
     let email = email(call, 2)?;
-    let params = call.jsonb(3).map(Jsonb::to_text).transpose()?;
-    let link = link::compose(
-        base_url,
-        token.as_str(),
-        email.as_str(),
-        params.unwrap_or("{}"),
-        call.text(4)?.unwrap_or("token"),
-        call.text(5)?.unwrap_or("email"),
-    );
+    let (token_param, email_param) = (call.text(4)?, call.text(5)?);
+    let compose = |params: &str| {
+        link::compose(
+            base_url,
+            token.as_str(),
+            email.as_str(),
+            params,
+            token_param.unwrap_or("token"),
+            email_param.unwrap_or("email"),
+        )
+    };
+    let link = match call.jsonb(3) {
+        Some(params) => params.read_text(compose)?,
+        None => compose("{}"),
+    };
     let link = link.map_err(|why| Report::invalid("magic link", why))?;
     Ok(link.into_datum())
 }
@@ -348,7 +353,7 @@ fn context(call: &Call, position: usize) -> Result<(Jsonb<'_>, Context), Failure
         Some(context) => context,
         None => Jsonb::empty(call.memory())?,
     };
-    match Context::parse(context.to_text()?) {
+    match context.read_text(Context::parse)? {
         Ok(meaning) => Ok((context, meaning)),
         Err(why) => Err(Report::invalid("context", why).into()),
     }

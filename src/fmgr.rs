@@ -5,20 +5,16 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::marker::PhantomData;
 
-use pgrx::datum::{Interval, TimestampWithTimeZone};
-use pgrx::fcinfo::{
-    direct_function_call, direct_function_call_as_datum, pg_getarg, pg_getarg_datum,
-};
-use pgrx::{Array, FromDatum, IntoDatum, PgMemoryContexts, check_for_interrupts, pg_sys};
-use serde::Serialize;
+use pgrx::datum::Interval;
+use pgrx::fcinfo::{direct_function_call, pg_getarg, pg_getarg_datum};
+use pgrx::{Array, IntoDatum, PgMemoryContexts, check_for_interrupts, pg_sys};
 use uuid::Uuid;
 
+use crate::datum::{CallMemory, Column, Jsonb, Owned, characters};
 use crate::raise::{Failure, Report, SqlState, catch, internal, or_throw};
-use crate::statements::Spi;
-use crate::system::Moment;
 
 /// Gives a function of so many arguments to PostgreSQL, under its name, or another, after `magic_link_`.
 /// It serves no client that [`settings::check_client`](crate::settings::check_client) refuses, unless
@@ -66,29 +62,6 @@ pub struct Call {
     memory: CallMemory,
 }
 
-/// The memory that PostgreSQL gives a call: what is in it lives as long as a borrow of this.
-pub struct CallMemory(());
-
-#[cfg(any(test, feature = "pg_test"))]
-impl CallMemory {
-    /// A test runs in one call, and keeps nothing beyond it.
-    pub fn of_test() -> &'static Self {
-        &Self(())
-    }
-}
-
-/// Types whose values are copies: nothing in them points into memory of PostgreSQL's, as a `&str` does.
-pub trait Owned: FromDatum + IntoDatum + 'static {}
-
-impl Owned for bool {}
-impl Owned for i32 {}
-impl Owned for i64 {}
-impl Owned for String {}
-impl Owned for Vec<Option<String>> {}
-impl Owned for pgrx::Uuid {}
-impl Owned for TimestampWithTimeZone {}
-impl Owned for Moment {}
-
 /// What a function answers; None is NULL.
 pub type Answer = Option<pg_sys::Datum>;
 
@@ -111,7 +84,7 @@ pub unsafe fn call(
             admit()?;
             body(&Call {
                 fcinfo,
-                memory: CallMemory(()),
+                memory: CallMemory::of_call(),
             })
         });
         (*fcinfo).isnull = answer.is_none();
@@ -331,9 +304,6 @@ impl RowSet<'_> {
     }
 }
 
-/// A column of a row argument: its name and its type.
-pub type Column = (&'static CStr, pg_sys::Oid);
-
 /// The values of some columns of a row argument, in the order in which they were asked for. They live
 /// as long as the call.
 pub struct Fields<'c, const N: usize> {
@@ -378,7 +348,7 @@ mod unguarded {
 
     use pgrx::pg_sys;
 
-    use super::Column;
+    use crate::datum::Column;
 
     unsafe extern "C-unwind" {
         fn pg_detoast_datum(datum: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
@@ -442,16 +412,6 @@ mod unguarded {
     }
 }
 
-/// The characters of a text, 22021 where it is none: what a client asks for as it connects is converted and checked by nobody,
-/// and current_setting() hands it on. pgrx would not look, and go on with a string that is none.
-pub fn characters(text: &[u8]) -> Result<&str, Failure> {
-    str::from_utf8(text).map_err(|_| {
-        // PostgreSQL's words, but without the bytes, which may be a token's.
-        let message = "invalid byte sequence for encoding \"UTF8\"";
-        Report::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, message).into()
-    })
-}
-
 /// An array of texts.
 pub struct Texts<'c> {
     elements: Array<'c, &'c [u8]>,
@@ -484,76 +444,5 @@ impl Columns {
         self.nulls.push(datum.is_none());
         self.values.push(datum.unwrap_or(pg_sys::Datum::null()));
         self
-    }
-}
-
-/// The same 16 bytes in pgrx's type.
-pub fn pg_uuid(id: Uuid) -> pgrx::Uuid {
-    pgrx::Uuid::from_bytes(id.into_bytes())
-}
-
-/// A jsonb value, kept as PostgreSQL holds it, so that it is handed back whole: numbers and depths
-/// that a parser of ours would not take included. It lives as long as the memory that it points into.
-#[derive(Clone, Copy)]
-pub struct Jsonb<'m> {
-    datum: pg_sys::Datum,
-    memory: PhantomData<&'m CallMemory>,
-}
-
-impl<'m> Jsonb<'m> {
-    /// # Safety
-    /// The datum is a jsonb, toasted or not, in memory that lives as long as `'m`.
-    pub unsafe fn from_datum(datum: pg_sys::Datum) -> Self {
-        Self {
-            datum,
-            memory: PhantomData,
-        }
-    }
-
-    /// `{}`.
-    pub fn empty(_: &'m CallMemory) -> Result<Self, Failure> {
-        Self::parse(c"{}")
-    }
-
-    /// What `value` is as JSON, in memory of the connection's.
-    pub fn from_serialize(_: &'m Spi, value: &impl Serialize) -> Result<Self, Failure> {
-        let json = serde_json::to_vec(value).map_err(|_| internal("to JSON"))?;
-        Self::parse(&CString::new(json).map_err(|_| internal("to JSON"))?)
-    }
-
-    /// Private, since nothing says whose memory the current one is.
-    fn parse(json: &CStr) -> Result<Self, Failure> {
-        // SAFETY: jsonb_in takes a cstring and answers a jsonb, in the current memory.
-        unsafe {
-            direct_function_call_as_datum(pg_sys::jsonb_in, &[json.into_datum()])
-                .map(|datum| Self::from_datum(datum))
-                .ok_or_else(|| internal("jsonb_in"))
-        }
-    }
-
-    /// The text form, in PostgreSQL's memory: Rust's would end the session where a caller's value is too
-    /// large for it. A 16 KiB value can have a text of megabytes (1e100000), so look at its length first.
-    pub fn to_text(self) -> Result<&'m str, Failure> {
-        // SAFETY: jsonb_out takes a jsonb, toasted or not, and answers a cstring in the current memory,
-        // which is that of the call, or of a connection inside of it, as the jsonb's is.
-        let text: Option<&'m CStr> =
-            unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(self.datum)]) };
-        characters(text.ok_or_else(|| internal("jsonb_out"))?.to_bytes())
-    }
-
-    /// A copy in the memory of SPI's caller.
-    pub fn outliving_spi<'c>(self, _: &Spi<'c>) -> Jsonb<'c> {
-        // SAFETY: a jsonb, and an open SPI connection, which was opened in memory of the call's.
-        unsafe { Jsonb::from_datum(pg_sys::SPI_datumTransfer(self.datum, false, -1)) }
-    }
-}
-
-impl IntoDatum for Jsonb<'_> {
-    fn into_datum(self) -> Option<pg_sys::Datum> {
-        Some(self.datum)
-    }
-
-    fn type_oid() -> pg_sys::Oid {
-        pg_sys::JSONBOID
     }
 }

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
 
-use crate::fmgr::{Jsonb, Owned, characters, pg_uuid};
+use crate::datum::{Jsonb, Owned, characters, pg_uuid};
 use crate::invalidation::{generation, watch};
 use crate::raise::{Failure, Report, SqlState, internal};
 use crate::scan::{Argument, LockOutcome, MAX_KEYS, Scan, SnapshotMode, Strength, Values};
@@ -614,7 +614,7 @@ mod tests {
     use pgrx::prelude::*;
 
     use super::{Failure, IndexLookup, Key, Relaxed, SqlState, Strength};
-    use crate::fmgr::CallMemory;
+    use crate::datum::CallMemory;
     use crate::statements::Spi;
     use crate::table::Table;
 

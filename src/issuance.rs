@@ -4,9 +4,9 @@ use uuid::Uuid;
 
 use crate::address_lock::lock_addresses;
 use crate::context::{Context, shown};
+use crate::datum::Jsonb;
 use crate::directory;
 use crate::email::Email;
-use crate::fmgr::Jsonb;
 use crate::ledger::{self, Terms};
 use crate::limits::{self, Full};
 use crate::raise::{Failure, Report, SqlState};

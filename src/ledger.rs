@@ -7,8 +7,8 @@ use pgrx::pg_sys;
 use uuid::Uuid;
 
 use crate::context::{Context, InteractionEvent};
+use crate::datum::{Jsonb, pg_uuid};
 use crate::email::Email;
-use crate::fmgr::{Jsonb, pg_uuid};
 use crate::index_lookup::{FoundRow, HeapRow, IndexLookup, Key, LockedRow};
 use crate::outcome::Facts;
 use crate::raise::{Failure, Report};
@@ -237,8 +237,8 @@ impl<'s> FoundToken<'s> {
         facts_of(self.0.row(), claim, Moment::now())
     }
 
-    pub fn status(&self) -> Result<Status, Failure> {
-        status_of(self.0.row(), Moment::now())
+    pub fn status(&self, at: Moment) -> Result<Status, Failure> {
+        status_of(self.0.row(), at)
     }
 
     /// The address that the token was issued for. It never changes.
@@ -266,8 +266,8 @@ impl LockedToken<'_> {
         facts_of(&self.row, claim, self.locked_at)
     }
 
-    pub fn status(&self) -> Result<Status, Failure> {
-        status_of(&self.row, self.locked_at)
+    pub fn status(&self, at: Moment) -> Result<Status, Failure> {
+        status_of(&self.row, at)
     }
 
     /// The organizations to join, in order of id.
@@ -283,14 +283,14 @@ impl LockedToken<'_> {
         let row = self.parameters()?.and(consumed_at).and(consumer);
         change_one(spi, &CONSUME, row)?;
         Ok(Consumed {
-            context: self.row.required_jsonb(6)?.outliving_spi(spi),
+            context: spi.outlived_by(self.row.required_jsonb(6)?),
             organization_ids: self.organization_ids()?,
             consumed_at,
         })
     }
 
-    pub fn revoke(&self, spi: &Spi) -> Result<(), Failure> {
-        let row = self.parameters()?.and(self.locked_at.timestamp()?);
+    pub fn revoke(&self, spi: &Spi, at: Moment) -> Result<(), Failure> {
+        let row = self.parameters()?.and(at.timestamp()?);
         change_one(spi, &REVOKE, row)
     }
 
@@ -386,8 +386,8 @@ pub fn answer<'c>(
         consumed_by: row.required(10)?,
         consumed_at: row.required(9)?,
         user_created: row.required(14)?,
-        memberships: row.required_jsonb(15)?.outliving_spi(spi),
-        context: row.required_jsonb(6)?.outliving_spi(spi),
+        memberships: spi.outlived_by(row.required_jsonb(15)?),
+        context: spi.outlived_by(row.required_jsonb(6)?),
     }))
 }
 
@@ -415,10 +415,11 @@ mod tests {
 
     use super::{Claim, LockedToken, Status, facts, find};
     use crate::context::InteractionEvent;
+    use crate::datum::CallMemory;
     use crate::email::Email;
-    use crate::fmgr::CallMemory;
     use crate::outcome::{Outcome, Refusal};
     use crate::statements::Spi;
+    use crate::system::Moment;
     use crate::token::Token;
 
     /// A token for ada@example.com, in the event `SignIn`.
@@ -477,7 +478,7 @@ mod tests {
         let locked = lock(&spi, &right);
         locked.consume(&spi, "ada").unwrap();
         assert!(locked.consume(&spi, "eve").is_err());
-        assert!(lock(&spi, &right).status().unwrap() == Status::Consumed);
+        assert!(lock(&spi, &right).status(Moment::now()).unwrap() == Status::Consumed);
         assert_eq!(
             verdict(&spi, &right),
             Outcome::Refused(Refusal::TokenConsumed)

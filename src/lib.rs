@@ -36,6 +36,7 @@ mod table;
 // The unit tests' own program is no server.
 #[cfg(not(test))]
 mod allocator;
+mod datum;
 mod doors;
 mod fmgr;
 mod invalidation;

@@ -5,8 +5,8 @@ use uuid::Uuid;
 
 use crate::address_lock::lock_addresses;
 use crate::context::InteractionEvent;
+use crate::datum::{CallMemory, pg_uuid};
 use crate::email::Email;
-use crate::fmgr::{CallMemory, pg_uuid};
 use crate::ledger::{self, Status, without_row};
 use crate::limits;
 use crate::raise::{Failure, Report, SqlState, internal};
@@ -15,20 +15,13 @@ use crate::system::Moment;
 use crate::token;
 
 statements! {
-    // now(), which an index can use, is never later than the clock. Each row is locked before the clock is
-    // read that is written to it.
+    // now(), which an index can use, is never later than the clock.
     REVOKE_ALL(TEXTARRAYOID, BOOLOID, TEXTOID, TEXTOID) = c"
-        WITH locked AS MATERIALIZED (
-            SELECT t.id FROM magic_link.one_time_tokens AS t
-             WHERE t.email = ANY ($1) AND ($2 OR t.interaction_event IS NOT DISTINCT FROM $3)
-               AND t.consumed_at IS NULL AND t.revoked_at IS NULL
-               AND t.expires_at > pg_catalog.now() AND t.expires_at > pg_catalog.clock_timestamp()
-             ORDER BY t.id FOR NO KEY UPDATE)
         UPDATE magic_link.one_time_tokens AS t
            SET revoked_at = pg_catalog.clock_timestamp(), revoked_by = COALESCE($4, SESSION_USER)
-          FROM locked AS l
-         WHERE t.id = l.id AND t.consumed_at IS NULL AND t.revoked_at IS NULL
-           AND t.expires_at > pg_catalog.clock_timestamp()";
+         WHERE t.email = ANY ($1) AND ($2 OR t.interaction_event IS NOT DISTINCT FROM $3)
+           AND t.consumed_at IS NULL AND t.revoked_at IS NULL
+           AND t.expires_at > pg_catalog.now() AND t.expires_at > pg_catalog.clock_timestamp()";
 
     DELETE(UUIDOID) = c"
         DELETE FROM magic_link.one_time_tokens AS t WHERE t.id = $1";
@@ -65,11 +58,13 @@ pub enum Revoker {
     RevokePrevious,
 }
 
-/// Revokes a token if it is active, and answers its status afterwards; None where there is none.
+/// Revokes a token if it is active, and answers its status afterwards; None where there is none. Whoever
+/// asked while it was active has revoked it, however long the row was waited for.
 pub fn revoke(spi: &Spi, id: Uuid) -> Result<Option<Status>, Failure> {
+    let asked_at = Moment::now();
     lock_address_of(spi, id)?;
     while let Some(token) = ledger::find(spi, id)? {
-        let status = token.status()?;
+        let status = token.status(asked_at)?;
         if status != Status::Active {
             token.close()?;
             return Ok(Some(status));
@@ -77,11 +72,11 @@ pub fn revoke(spi: &Spi, id: Uuid) -> Result<Option<Status>, Failure> {
         let Some(locked) = token.lock(id)? else {
             continue;
         };
-        let status = locked.status()?;
+        let status = locked.status(asked_at)?;
         if status != Status::Active {
             return Ok(Some(status));
         }
-        locked.revoke(spi)?;
+        locked.revoke(spi, asked_at)?;
         return Ok(Some(Status::Revoked));
     }
     unknown(spi, id).map(|()| None)

@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use crate::address_lock::lock_addresses;
 use crate::context::{Context, InteractionEvent};
+use crate::datum::Jsonb;
 use crate::directory::{self, Member, Membership, UserId};
 use crate::email::Email;
-use crate::fmgr::Jsonb;
 use crate::ledger::{self, Claim, Consumed, LockedToken};
 use crate::limits;
 use crate::outcome::{Facts, Outcome, Refusal};
@@ -289,7 +289,7 @@ fn join_all<'c>(
         }
     }
     let memberships: Vec<Membership> = memberships.into_values().collect();
-    Ok(Jsonb::from_serialize(spi, &memberships)?.outliving_spi(spi))
+    spi.to_jsonb(&memberships)
 }
 
 /// The context was checked when the token was created; only a hand in the table changes that. Where
@@ -298,7 +298,7 @@ fn meaning_of(consumed: &Consumed) -> Result<Context, Failure> {
     if consumed.organization_ids.is_empty() {
         return Ok(Context::default());
     }
-    Context::parse(consumed.context.to_text()?).map_err(|why| {
+    consumed.context.read_text(Context::parse)?.map_err(|why| {
         Report::new(
             SqlState::DATA_CORRUPTED,
             "the context of the one-time token was changed after its creation",

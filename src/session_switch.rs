@@ -1,8 +1,8 @@
 //! What to do when a link is opened in a browser that is signed in already. The view
 //! `session_switch` decides; here it is asked about the one token that somebody presents.
 
+use crate::datum::pg_uuid;
 use crate::email::Email;
-use crate::fmgr::pg_uuid;
 use crate::ledger::{self, Claim};
 use crate::outcome::{Facts, Refusal};
 use crate::raise::{Failure, Report};

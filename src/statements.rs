@@ -9,8 +9,9 @@ use std::marker::PhantomData;
 use std::thread::LocalKey;
 
 use pgrx::{IntoDatum, pg_sys};
+use serde::Serialize;
 
-use crate::fmgr::{CallMemory, Owned};
+use crate::datum::{CallMemory, Jsonb, Owned};
 use crate::raise::{Failure, Report, SqlState, catch, internal};
 use crate::scan::{SnapshotMode, uses_transaction_snapshot};
 use crate::settings;
@@ -258,6 +259,21 @@ impl<'c> Spi<'c> {
         })
     }
 
+    /// What `value` is as JSON, in the memory of the call.
+    pub fn to_jsonb(&self, value: &impl Serialize) -> Result<Jsonb<'c>, Failure> {
+        // SAFETY: the connection's memory is the current one, and what is made there is copied at once.
+        let jsonb: Jsonb<'_> = unsafe { Jsonb::from_serialize(value) }?;
+        Ok(self.outlived_by(jsonb))
+    }
+
+    /// A copy in the memory of the call.
+    pub fn outlived_by(&self, jsonb: Jsonb) -> Jsonb<'c> {
+        let datum = jsonb.into_datum().unwrap_or(pg_sys::Datum::null());
+        // SAFETY: a jsonb, and a connection that was opened in memory of the call's: that is where
+        // SPI_datumTransfer copies to.
+        unsafe { Jsonb::from_datum(pg_sys::SPI_datumTransfer(datum, false, -1)) }
+    }
+
     /// Runs a statement and answers its rows.
     pub fn run<'s>(
         &'s self,
@@ -387,7 +403,7 @@ mod tests {
     use pgrx::prelude::*;
 
     use super::{Parameters, Spi};
-    use crate::fmgr::CallMemory;
+    use crate::datum::CallMemory;
 
     statements! {
         ADD(INT4OID, INT4OID) = c"SELECT $1 OPERATOR(pg_catalog.+) $2, NULL::pg_catalog.text";

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use pgrx::pg_sys;
 
-use crate::fmgr::Column;
+use crate::datum::Column;
 use crate::invalidation::{generation, watch};
 use crate::raise::{Failure, Report, SqlState};
 

@@ -248,3 +248,32 @@ fn an_admin_reads_it_and_nobody_else() {
     let stranger = db.role("stranger", "LOGIN");
     db.connect_as(&stranger).query(look, &[]).refused("42501");
 }
+
+/// A time without end has no seconds to its redemption; the others have.
+#[test]
+fn times_without_end_are_no_error() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    let [forever, consumed_never, redeemed] =
+        [(); 3].map(|()| backend.create("ada@example.com", "{}").unwrap());
+    for issued in [&forever, &consumed_never, &redeemed] {
+        backend.redeem(&issued.token, "ada@example.com").unwrap();
+    }
+    db.change(
+        forever.id,
+        "created_at = '-infinity', expires_at = 'infinity'",
+    );
+    db.change(consumed_never.id, "consumed_at = 'infinity'");
+    db.change(
+        redeemed.id,
+        "consumed_at = created_at + interval '3 seconds'",
+    );
+    let row = db
+        .admin()
+        .query_one(
+            "SELECT sum(redeemed)::bigint, max(median_seconds) FROM magic_link.one_time_token_activity",
+            &[],
+        )
+        .unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, f64>(1)), (3, 3.0));
+}

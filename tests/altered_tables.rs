@@ -2,7 +2,7 @@
 //! wrong user, twice, or against the table that is there.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database, Issued, Refused};
+use magic_link_harness::{Calls, Database, Issued, Refused, behind};
 
 const ADA: &str = "ada@example.com";
 const EVE: &str = "eve@example.com";
@@ -199,35 +199,152 @@ fn other_ways_of_keeping_the_tables_change_nothing() {
     }
 }
 
-/// Which of the tables are read as a whole by redeeming: none, but for one whose index has another name.
+/// Which tables redeeming reads as a whole, counted by the server.
+fn tables_read_whole(db: &Database, backend: &mut Client) -> Vec<String> {
+    db.sql("SELECT pg_stat_reset()");
+    for _ in 0..2 {
+        let context = r#"{"jitOrganizationIds": ["acme"]}"#;
+        let issued = backend.create(ADA, context).unwrap();
+        backend.redeem(&issued.token, ADA).unwrap();
+    }
+    backend
+        .batch_execute("SELECT pg_stat_force_next_flush()")
+        .unwrap();
+    let whole = "SELECT relname::text FROM pg_stat_user_tables WHERE schemaname = 'magic_link' AND seq_scan > 0 ORDER BY 1";
+    let rows = db.superuser().query(whole, &[]).unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// None is, whatever its indexes are called; but for one that has none that serves.
 #[test]
 fn tables_are_read_by_their_own_indexes() {
     let db = Database::new();
     db.organization("acme", &["member"]);
     db.sql("INSERT INTO magic_link.organization_jit_email_domains VALUES ('acme', 'example.com')");
     let mut backend = db.backend();
-    let mut read_whole = || -> Vec<String> {
-        for _ in 0..2 {
-            let context = r#"{"jitOrganizationIds": ["acme"]}"#;
-            let issued = backend.create(ADA, context).unwrap();
-            backend.redeem(&issued.token, ADA).unwrap();
-        }
-        backend
-            .batch_execute("SELECT pg_stat_force_next_flush()")
-            .unwrap();
-        let whole = "SELECT relname::text FROM pg_stat_user_tables WHERE schemaname = 'magic_link' AND seq_scan > 0 ORDER BY 1";
-        let rows = db.superuser().query(whole, &[]).unwrap();
-        rows.iter().map(|row| row.get(0)).collect()
+    assert_eq!(tables_read_whole(&db, &mut backend), [""; 0]);
+    // What the change itself reads is counted before it is done.
+    let change = |statements: &str| {
+        db.sql(&format!("{statements}; SELECT pg_stat_force_next_flush()"));
     };
-    db.sql("SELECT pg_stat_reset()");
-    assert_eq!(read_whole(), [""; 0]);
-    db.sql(
+    change(
         "ALTER INDEX magic_link.organizations_pkey RENAME TO renamed;
-         ALTER INDEX magic_link.organization_membership_roles_pkey RENAME TO renamed_too",
+         ALTER INDEX magic_link.users_email_key RENAME TO renamed_too;
+         ALTER TABLE magic_link.users DROP CONSTRAINT renamed_too, ADD CONSTRAINT another UNIQUE (email)",
     );
-    db.sql("SELECT pg_stat_reset()");
+    assert_eq!(tables_read_whole(&db, &mut backend), [""; 0]);
+    change(
+        "ALTER TABLE magic_link.organization_jit_roles DROP CONSTRAINT organization_jit_roles_pkey",
+    );
     assert_eq!(
-        read_whole(),
-        ["organization_membership_roles", "organizations"]
+        tables_read_whole(&db, &mut backend),
+        ["organization_jit_roles"]
     );
+}
+
+/// PostgreSQL marks an index that was built beside a row that an old transaction still sees in another
+/// version (indcheckxmin), and never takes the mark away: whoever is younger than the index may use it.
+#[test]
+fn an_index_that_is_too_new_for_some_is_used_by_others() {
+    let db = Database::new();
+    db.organization("acme", &["member"]);
+    db.sql(&format!(
+        "INSERT INTO magic_link.users (email) VALUES ('{ADA}')"
+    ));
+    let mut backend = db.backend();
+    assert_eq!(tables_read_whole(&db, &mut backend), [""; 0]);
+    let user = user(&db, ADA);
+
+    let mut old = db.superuser();
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()")
+        .unwrap();
+    db.sql("UPDATE magic_link.users SET created_at = now(); SELECT pg_stat_force_next_flush()");
+    db.sql("ALTER TABLE magic_link.users DROP CONSTRAINT users_email_key, ADD CONSTRAINT users_email_key UNIQUE (email); SELECT pg_stat_force_next_flush()");
+    let marked = "SELECT indcheckxmin FROM pg_index WHERE indexrelid = 'magic_link.users_email_key'::regclass";
+    assert!(db.value::<bool>(marked, &[]), "the index is not marked");
+
+    // While the old transaction is there nobody is younger.
+    assert_eq!(tables_read_whole(&db, &mut backend), ["users"]);
+    old.batch_execute("COMMIT").unwrap();
+    assert_eq!(tables_read_whole(&db, &mut backend), [""; 0]);
+    assert!(db.value::<bool>(marked, &[]), "the mark is gone");
+    let token = create(&db).token;
+    assert_eq!(backend.redeem(&token, ADA).unwrap().user_id, user);
+}
+
+/// As any statement does, a look keeps the table until its transaction ends.
+#[test]
+fn nothing_comes_in_between_two_looks_of_one_transaction() {
+    for level in ["READ COMMITTED", "REPEATABLE READ"] {
+        for look in ["check", "decide"] {
+            let db = Database::new();
+            let token = create(&db).token;
+            let ask = |backend: &mut Client| match look {
+                "check" => backend.check_in(None, &token, ADA).unwrap(),
+                _ => backend.decide(&token, ADA, None, None).unwrap().0,
+            };
+            let mut looking = db.backend();
+            looking
+                .batch_execute(&format!("BEGIN ISOLATION LEVEL {level}"))
+                .unwrap();
+            let first = ask(&mut looking);
+            let truncate = |superuser: &mut Client| {
+                superuser.batch_execute("TRUNCATE magic_link.one_time_tokens")
+            };
+            behind(&db, db.superuser(), truncate, || {
+                assert_eq!(ask(&mut looking), first, "{level}");
+                looking.batch_execute("COMMIT").unwrap();
+            })
+            .unwrap();
+            assert_eq!(
+                db.backend().check_in(None, &token, ADA).unwrap(),
+                "token_not_found"
+            );
+        }
+    }
+}
+
+/// A session that has called before says what a statement says, and no more than that.
+#[test]
+fn what_is_not_there_under_its_name_is_said_to_be_missing() {
+    let db = Database::new();
+    let mut backend = db.backend();
+    let issued = create(&db);
+    let mut ask = |code: &str| {
+        backend.redeem(&issued.token, ADA).refused(code);
+        backend
+            .try_redeem_in(None, &issued.token, EVE)
+            .refused(code);
+        backend.check_in(None, &issued.token, ADA).refused(code);
+        backend.create(ADA, "{}").refused(code);
+        backend.decide(&issued.token, ADA, None, None).refused(code);
+    };
+    db.sql("ALTER TABLE magic_link.one_time_tokens RENAME TO elsewhere");
+    ask("42P01");
+    db.sql("ALTER TABLE magic_link.elsewhere RENAME TO one_time_tokens; ALTER TABLE magic_link.one_time_tokens SET SCHEMA public");
+    ask("42P01");
+    db.sql("ALTER TABLE public.one_time_tokens SET SCHEMA magic_link");
+    backend.redeem(&issued.token, ADA).unwrap();
+}
+
+/// A renamed schema says nothing of the tables in it, and a session that knew them is not to go on by
+/// what it knew.
+#[test]
+fn a_renamed_schema_is_noticed() {
+    let db = Database::new();
+    let issued = create(&db);
+    let mut backend = db.backend();
+    let call = |backend: &mut Client, schema: &str| {
+        backend.query(
+            &format!("SELECT {schema}.check_one_time_token($1, $2)"),
+            &[&issued.token, &ADA],
+        )
+    };
+    call(&mut backend, "magic_link").unwrap();
+    db.sql("ALTER SCHEMA magic_link RENAME TO elsewhere");
+    call(&mut backend, "elsewhere").refused("3F000");
+    call(&mut db.backend(), "elsewhere").refused("3F000");
+    db.sql("ALTER SCHEMA elsewhere RENAME TO magic_link");
+    let answer: String = call(&mut backend, "magic_link").unwrap()[0].get(0);
+    assert_eq!(answer, "ok");
 }

@@ -578,8 +578,8 @@ fn a_function_is_called_with_the_rights_of_who_calls_it_wherever_it_is_called_fr
              CREATE FUNCTION mine.definer() RETURNS text LANGUAGE sql SECURITY DEFINER AS
                  $$ SELECT magic_link.check_one_time_token('0', 'ada@example.com') $$;
              CREATE AGGREGATE mine.folded (text, text) (SFUNC = magic_link.check_one_time_token, STYPE = text, INITCOND = '0');
-             CREATE OPERATOR mine.@@@ (FUNCTION = magic_link.normalize_email, RIGHTARG = text);
-             CREATE DOMAIN mine.address AS text CHECK (magic_link.normalize_email(VALUE) = VALUE);
+             CREATE OPERATOR mine.@@@ (FUNCTION = magic_link.one_time_token_id, RIGHTARG = text);
+             CREATE DOMAIN mine.link AS text CHECK (magic_link.one_time_token_id(VALUE) IS NOT NULL);
              GRANT ALL ON ALL TABLES IN SCHEMA mine TO {victim}"
         ))
         .unwrap();
@@ -592,8 +592,8 @@ fn a_function_is_called_with_the_rights_of_who_calls_it_wherever_it_is_called_fr
         "INSERT INTO mine.ruled VALUES ('0')",
         "SELECT FROM mine.secured",
         "SELECT * FROM mine.viewed",
-        "SELECT OPERATOR(mine.@@@) 'ada@example.com'",
-        "SELECT 'ada@example.com'::mine.address",
+        "SELECT OPERATOR(mine.@@@) '00000000000000000000000000000000'",
+        "SELECT '00000000000000000000000000000000'::mine.link",
     ];
     let mut stranger = db.connect_as(&victim);
     for call in calls {

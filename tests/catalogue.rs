@@ -150,7 +150,7 @@ const CHANGES: &[(&str, &str)] = &[
     ("ALTER FUNCTION magic_link.grant_backend(regrole) SET search_path TO public", "function magic_link.grant_backend(pg_catalog.regrole): proconfig: [\"search_path=public\"]"),
     ("ALTER FUNCTION magic_link.grant_backend(regrole) OWNER TO {clerk}", "function magic_link.grant_backend(pg_catalog.regrole): owner: {clerk}"),
     ("COMMENT ON FUNCTION magic_link.normalize_email(text) IS 'x'", "function magic_link.normalize_email(pg_catalog.text): comment: x"),
-    ("GRANT EXECUTE ON FUNCTION magic_link.normalize_email(text) TO PUBLIC", "function magic_link.normalize_email(pg_catalog.text): privilege: PUBLIC EXECUTE from postgres"),
+    ("GRANT EXECUTE ON FUNCTION magic_link.one_time_token_id(text) TO PUBLIC", "function magic_link.one_time_token_id(pg_catalog.text): privilege: PUBLIC EXECUTE from postgres"),
     ("UPDATE pg_proc SET probin = '/elsewhere/magic_link' WHERE proname = 'normalize_email'", "function magic_link.normalize_email(pg_catalog.text): probin: /elsewhere/magic_link"),
     ("UPDATE pg_proc SET prosrc = 'another_symbol' WHERE proname = 'normalize_email'", "function magic_link.normalize_email(pg_catalog.text): prosrc: another_symbol"),
     ("UPDATE pg_proc SET proargnames = '{address}' WHERE oid = 'magic_link.normalize_email(text)'::regprocedure", "function magic_link.normalize_email(pg_catalog.text): arguments: address text"),

@@ -734,3 +734,17 @@ fn connect_with(db: &Database, setting: &str, value: &str) -> Client {
     let config = config.options(&format!("-c magic_link.{setting}={value}"));
     config.connect(NoTls).unwrap()
 }
+
+/// A DBA may let a token live for ever; the limit holds, and no time is named at which there will be room.
+#[test]
+fn a_token_that_never_expires_counts() {
+    let db = limited(1);
+    let mut backend = db.backend();
+    let issued = backend.create(ADA, "{}").unwrap();
+    db.change(issued.id, "expires_at = 'infinity'");
+    let error = backend.create(ADA, "{}").refused("OT008");
+    assert_eq!(error.hint(), Some("They never expire: revoke them."));
+    assert_eq!(backend.check_in(None, &issued.token, ADA).unwrap(), "ok");
+    backend.redeem(&issued.token, ADA).unwrap();
+    backend.create(ADA, "{}").unwrap();
+}

@@ -16,7 +16,6 @@ const DECISIONS: &[Decision] = &[
     ("function magic_link.compose_magic_link(text,text,text,jsonb,text,text)", "",       "EXECUTE", ""),
     ("function magic_link.create_one_time_token(text,integer,jsonb)",         "",        "EXECUTE", ""),
     ("function magic_link.create_one_time_tokens(text[],integer,jsonb)",      "",        "EXECUTE", ""),
-    ("function magic_link.normalize_email(text)",                             "",        "EXECUTE", ""),
     ("function magic_link.one_time_token_id(text)",                           "",        "EXECUTE", ""),
     ("function magic_link.redeem_one_time_token(text,text,text)",             "",        "EXECUTE", ""),
     ("function magic_link.session_switch_decision(text,text,text,text)",      "",        "EXECUTE", ""),
@@ -33,7 +32,8 @@ const DECISIONS: &[Decision] = &[
     ("function magic_link.revoke_admin(regrole)",                             "",        "",        ""),
     ("function magic_link.revoke_backend(regrole)",                           "",        "",        ""),
 
-    // Of the ledger's CHECK, which runs as whoever writes; without the schema's USAGE nobody can name it.
+    // Of CHECKs, which run as whoever writes; without the schema's USAGE nobody can name them.
+    ("function magic_link.normalize_email(text)",                             "EXECUTE", "EXECUTE", "EXECUTE"),
     ("function magic_link.one_time_token_is_sound(magic_link.one_time_tokens)", "EXECUTE", "EXECUTE", "EXECUTE"),
 
     ("table magic_link.one_time_tokens",                                      "",        "",        ""),

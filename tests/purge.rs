@@ -409,3 +409,24 @@ fn a_purge_does_not_read_what_is_too_young_to_go() {
         .unwrap();
     assert_cheap(&mut reluctant, "who finds indexes expensive");
 }
+
+/// A clock that was ahead for a while issued ids of a time that is still to come: when a token ended is
+/// what counts.
+#[test]
+fn what_was_issued_by_a_clock_that_was_ahead_goes_when_it_ended_long_ago() {
+    let db = Database::new();
+    db.ledger(
+        "SELECT name, now() + interval '1 year', now() + interval '2 years',
+                now() - consumed * interval '1 day', now() - revoked * interval '1 day', 0
+           FROM (VALUES ('active', NULL, NULL), ('consumed-05', 5, NULL), ('consumed-40', 40, NULL),
+                        ('revoked-05', NULL, 5), ('revoked-40', NULL, 40)) AS t (name, consumed, revoked)",
+    );
+    ledger_of_all_ends(&db);
+    assert_eq!(db.admin().purge("30 days", 1).unwrap(), 8);
+    let recent = ["active", "consumed-05", "expired-05", "revoked-05"];
+    let mut expected = [&recent[..], &["active", "consumed-05", "revoked-05"]].concat();
+    expected.sort_unstable();
+    assert_eq!(left(&db), expected);
+    assert_eq!(db.admin().purge("0", 1000).unwrap(), 5);
+    assert_eq!(left(&db), ["active", "active"]);
+}

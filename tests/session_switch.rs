@@ -390,3 +390,53 @@ fn a_token_that_expires_in_a_transaction_is_seen_to() {
     let decided = transaction.decide(&issued.token, ADA, None, None).unwrap();
     assert_eq!(decided, decision("refuse", Some("token_expired")));
 }
+
+/// An hour a year the calendar's day has 23 hours or 25: the window is as long as ever, for the view and
+/// for the functions.
+#[test]
+fn the_replay_window_is_as_long_on_the_day_on_which_clocks_change() {
+    let db = Database::new();
+    db.set("replay_window", "1d");
+    let issued = db.backend().create(ADA, "{}").unwrap();
+    db.backend().redeem(&issued.token, ADA).unwrap();
+    // A time zone whose clocks went forward, or back, twelve hours ago.
+    let zone = |summer_begins_in: i32, summer_ends_in: i32| -> String {
+        db.value(
+            "SELECT format('WINTER0SUMMER-1,%s/%s,%s/%s', extract(doy FROM b)::int - 1, extract(hour FROM b)::int,
+                           extract(doy FROM e)::int - 1, extract(hour FROM e)::int)
+               FROM (SELECT (now() AT TIME ZONE 'UTC') + make_interval(hours => $1),
+                            (now() AT TIME ZONE 'UTC') + make_interval(hours => $2)) AS t (b, e)",
+            &[&summer_begins_in, &summer_ends_in],
+        )
+    };
+    for (zone, calendar_day) in [(zone(-12, 2400), 23), (zone(-2400, -12), 25)] {
+        for (seconds, outcome) in [(86_340, "ok"), (86_460, "token_consumed")] {
+            db.change(
+                issued.id,
+                &format!(
+                    "consumed_at = clock_timestamp() - make_interval(secs => {seconds}),
+                     created_at = '2020-01-01', expires_at = 'infinity'"
+                ),
+            );
+            let mut backend = db.backend();
+            backend
+                .batch_execute(&format!("SET TIME ZONE '{zone}'"))
+                .unwrap();
+            let day =
+                "SELECT (extract(epoch FROM now() - (now() - interval '1 day')) / 3600)::integer";
+            let hours: i32 = backend.query_one(day, &[]).unwrap().get(0);
+            assert_eq!(hours, calendar_day, "{zone}");
+            let checked = backend.check_in(None, &issued.token, ADA).unwrap();
+            let row = backend
+                .query_one("SELECT reason FROM magic_link.session_switch", &[])
+                .unwrap();
+            let reason: Option<String> = row.get(0);
+            let seen = reason.unwrap_or_else(|| "ok".to_owned());
+            assert_eq!(
+                (checked.as_str(), seen.as_str()),
+                (outcome, outcome),
+                "{zone}"
+            );
+        }
+    }
+}
