@@ -61,7 +61,6 @@ pub struct Issued {
 pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Failure> {
     let emails = std::slice::from_ref(email);
     lock_where_limited(spi, emails)?;
-    lock_where_limited(spi, emails)?;
     check_references(spi, &order.meaning)?;
     if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
         return Err(too_many_active(&full).into());

@@ -140,13 +140,13 @@ fn where_rust_gets_no_memory_the_session_ends_and_the_server_goes_on() {
     let created = (0..).find_map(|step| match create(step * MEGABYTE) {
         Ok(created) => Some(created),
         Err(error) => {
-            let told = error.as_db_error().expect("the server says why");
-            assert_eq!(told.code().code(), OUT_OF_MEMORY, "{error:?}");
+            let told = error.as_db_error().unwrap_or_else(|| panic!("{step} {error:?} {}", db.cluster().log()));
+            assert_eq!(told.code().code(), OUT_OF_MEMORY, "{step} {error:?} {}", db.cluster().log());
             match told.severity() {
                 "FATAL" => ended += 1,
                 _ => refused += 1,
             }
-            assert!(step < 400, "it never has enough");
+            assert!(step < 400, "it never has enough"); eprintln!("step {step} {}", told.severity());
             witness.batch_execute("SELECT 1").unwrap();
             None
         }
