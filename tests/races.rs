@@ -645,12 +645,24 @@ fn whoever_waited_to_sign_in_finds_no_user_where_it_was_deleted() {
     }
 }
 
+type InTransaction = fn(&mut Transaction, &str) -> Clicked;
+
+fn redeem_within(transaction: &mut Transaction, token: &str) -> Clicked {
+    transaction.redeem(token, ADA).map_err(sqlstate)
+}
+
+fn try_to_sign_in_within(transaction: &mut Transaction, token: &str) -> Clicked {
+    let tried = transaction.try_redeem_in(Some("SignIn"), token, ADA);
+    let (outcome, redeemed) = tried.map_err(sqlstate)?;
+    redeemed.ok_or(outcome)
+}
+
 /// Clicks in a transaction whose snapshot is of now.
 fn click_in_one_snapshot(
     client: &mut Client,
     level: IsolationLevel,
     token: &str,
-    click: &dyn Fn(&mut Transaction, &str) -> Clicked,
+    click: InTransaction,
 ) -> Clicked {
     let mut transaction = client
         .build_transaction()
@@ -662,36 +674,33 @@ fn click_in_one_snapshot(
 }
 
 /// An older snapshot cannot say who has the address now, nor that nobody has.
+fn assert_to_be_tried_again(context: &str, meanwhile: &str) {
+    for level in [IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
+        for click in [redeem_within, try_to_sign_in_within] {
+            let db = two_accounts();
+            let clicked = second_click(&db, context, meanwhile, |client, token| {
+                click_in_one_snapshot(client, level, token, click)
+            });
+            assert_eq!(clicked.unwrap_err(), "40001", "{context} {meanwhile}");
+            let active = "magic_link.one_time_token_status WHERE status = 'active'";
+            assert_eq!(db.count(active), 1);
+            assert_eq!(db.count("magic_link.organization_memberships"), 0);
+        }
+    }
+}
+
 #[test]
-fn whoever_waited_with_an_older_snapshot_is_to_try_again() {
-    let redeem = |transaction: &mut Transaction, token: &str| {
-        transaction.redeem(token, ADA).map_err(sqlstate)
-    };
-    let try_redeem = |transaction: &mut Transaction, token: &str| {
-        let (outcome, redeemed) = transaction
-            .try_redeem_in(Some("SignIn"), token, ADA)
-            .map_err(sqlstate)?;
-        redeemed.ok_or(outcome)
-    };
-    let clicks: [&(dyn Fn(&mut Transaction, &str) -> Clicked + Sync); 2] = [&redeem, &try_redeem];
+fn whoever_waited_with_a_snapshot_of_before_a_move_is_to_try_again() {
+    for context in ["{}", JOIN_ACME] {
+        assert_to_be_tried_again(context, &move_address());
+    }
+}
+
+#[test]
+fn whoever_waited_with_a_snapshot_of_before_a_deletion_is_to_try_again() {
     let delete = format!("DELETE FROM magic_link.users WHERE email = '{ADA}'");
     for context in ["{}", JOIN_ACME] {
-        for meanwhile in [&move_address(), &delete] {
-            for level in [IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
-                for click in clicks {
-                    let db = two_accounts();
-                    let clicked = second_click(&db, context, meanwhile, |client, token| {
-                        click_in_one_snapshot(client, level, token, &click)
-                    });
-                    assert_eq!(clicked.unwrap_err(), "40001", "{context} {meanwhile}");
-                    assert_eq!(
-                        db.count("magic_link.one_time_token_status WHERE status = 'active'"),
-                        1
-                    );
-                    assert_eq!(db.count("magic_link.organization_memberships"), 0);
-                }
-            }
-        }
+        assert_to_be_tried_again(context, &delete);
     }
 }
 
@@ -768,13 +777,10 @@ fn a_user_that_was_held_and_kept_its_address_is_the_one() {
 
 #[test]
 fn a_user_that_moved_behind_an_older_snapshot_is_to_be_looked_up_again() {
-    let redeem = |transaction: &mut Transaction, token: &str| {
-        transaction.redeem(token, ADA).map_err(sqlstate)
-    };
     for level in [IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
         let db = two_accounts();
         let clicked = click_behind_the_user(&db, &move_address(), |client, token| {
-            click_in_one_snapshot(client, level, token, &redeem)
+            click_in_one_snapshot(client, level, token, redeem_within)
         });
         assert_eq!(clicked.unwrap_err(), "40001");
     }

@@ -5,13 +5,16 @@
 //! that was answered.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::journal::{Answer, Deed, Entry, Hold, What, Window};
+use magic_link_harness::Redeemed;
+
+use crate::actions::Object;
+use crate::journal::{Answer, Deed, Entry, Hold, Token, What, Window};
 use crate::tables::{Changed, Tables};
 
 /// A time for which an account had an address.
-#[derive(Debug)]
 struct Spell {
     email: String,
     begin: Window,
@@ -19,7 +22,7 @@ struct Spell {
     end: Option<Window>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Account {
     /// By others than redemptions, in their order.
     changes: Vec<Changed>,
@@ -74,8 +77,9 @@ impl<'a> Addresses<'a> {
 
     /// Whether the account had the address at any time.
     pub fn ever_had(&self, user: &str, email: &str) -> bool {
-        let spells = self.accounts.get(user).map(|account| &account.spells);
-        spells.is_some_and(|spells| spells.iter().any(|spell| spell.email == email))
+        self.spells_of(user)
+            .iter()
+            .any(|spell| spell.email == email)
     }
 
     /// An account's address changes by a change that somebody made, and by nothing else.
@@ -96,13 +100,108 @@ impl<'a> Addresses<'a> {
     }
 
     /// Each acknowledged redemption answers an account that had the token's address when it looked: behind the token's lock, and
-    /// before it answered. Whose transaction joins organizations keeps the account at its address until it ends.
+    /// before it answered. Whose transaction joins organizations keeps the account at its address until it ends. And where it says
+    /// that nobody has the address, there was a moment at which it may have been so.
     pub fn strangers(&self, holds: &[Hold]) -> Vec<String> {
+        let of_call = |call: Call| match (&call.deed.what, &call.deed.answer) {
+            (What::Redeem(token), Some(Answer::Redeemed(answer))) => {
+                self.redeemed(&call, token, answer, holds)
+            }
+            (What::Redeem(token), Some(Answer::Word(word))) if word == "user_not_found" => {
+                self.overlooked(&call, token).into_iter().collect()
+            }
+            _ => vec![],
+        };
+        self.calls().flat_map(of_call).collect()
+    }
+
+    fn redeemed(
+        &self,
+        call: &Call,
+        token: &Token,
+        answer: &Redeemed,
+        holds: &[Hold],
+    ) -> Vec<String> {
+        let (at, user) = (answer.redeemed_at, &answer.user_id);
+        let during = call.deed.during;
+        let held = holds.iter().filter(|hold| hold.token == token.id);
+        // Whoever redeemed it before, and did not commit, had the lock until then.
+        let locked = held.map(|hold| hold.until).fold(during.from, Ord::max);
         let mut wrong = vec![];
-        for call in self.calls() {
-            wrong.extend(self.stranger(&call, holds));
+        if !is_not_before(at, locked) || !during.may_be_after(at) {
+            wrong.push(format!(
+                "{token:?} was redeemed at {}, and locked between {} and {}",
+                shown(at),
+                shown(locked),
+                during.to.map_or("?".to_owned(), shown)
+            ));
+        }
+        if let Some(own) = self.own_view(user, call) {
+            if own != Some(token.email) {
+                wrong.push(format!(
+                    "{token:?} was redeemed by {user}, whom its transaction gave {own:?}"
+                ));
+            }
+            return wrong;
+        }
+        let since = at.max(locked);
+        let answered = during.to.unwrap_or(since);
+        let joins = !token.terms.organizations.is_empty();
+        // Whose commit was asked for had the user's lock until then.
+        let kept = if joins {
+            since.max(call.entry.commit.from)
+        } else {
+            since
+        };
+        let had = |spell: &Spell| {
+            spell.email == token.email
+                && spell.begin.may_be_by(answered)
+                && spell.end.is_none_or(|end| end.may_be_after(kept))
+        };
+        let spells = self.spells_of(user);
+        if !spells.iter().any(had) {
+            wrong.push(format!(
+                "{token:?} was redeemed by {user} between {} and {}, joining: {joins}, and the account had other addresses then: {spells:?}",
+                shown(since),
+                shown(answered)
+            ));
         }
         wrong
+    }
+
+    /// An account that had the address all the while.
+    fn overlooked(&self, call: &Call, token: &Token) -> Option<String> {
+        let before = &call.entry.deeds[..call.place];
+        let own =
+            |deed: &Deed| matches!(deed.what, What::Change(_) | What::Remove(Object::User(_)));
+        if before.iter().any(own) {
+            return None;
+        }
+        let during = call.deed.during;
+        let had = |spell: &Spell| {
+            spell.email == token.email
+                && !spell.begin.may_be_after(during.from)
+                && !during
+                    .to
+                    .is_none_or(|to| spell.end.is_some_and(|end| end.may_be_by(to)))
+        };
+        let account = self
+            .accounts
+            .iter()
+            .find(|(_, account)| account.spells.iter().any(had));
+        account.map(|(user, account)| {
+            format!(
+                "{token:?} had no user at {}, and {user} was there: {:?}",
+                shown(during.from),
+                account.spells
+            )
+        })
+    }
+
+    fn spells_of(&self, user: &str) -> &[Spell] {
+        self.accounts
+            .get(user)
+            .map_or(&[], |account| account.spells.as_slice())
     }
 
     fn calls(&self) -> impl Iterator<Item = Call<'a>> + use<'a> {
@@ -110,52 +209,6 @@ impl<'a> Addresses<'a> {
         acknowledged.flat_map(|entry| {
             let deeds = entry.deeds.iter().enumerate();
             deeds.map(move |(place, deed)| Call { entry, place, deed })
-        })
-    }
-
-    fn stranger(&self, call: &Call, holds: &[Hold]) -> Option<String> {
-        let (What::Redeem(token), Some(Answer::Redeemed(answer))) =
-            (&call.deed.what, &call.deed.answer)
-        else {
-            return None;
-        };
-        let during = call.deed.during;
-        let held = holds.iter().filter(|hold| hold.token == token.id);
-        // Whoever redeemed it before, and did not commit, had the lock until then.
-        let locked = held.map(|hold| hold.until).fold(during.from, Ord::max);
-        let at = answer.redeemed_at;
-        if !is_not_before(at, locked) || !during.may_be_after(at) {
-            return Some(format!(
-                "{token:?} was redeemed by {} at {at:?}, and locked between {locked:?} and {:?}",
-                answer.user_id, during.to
-            ));
-        }
-        if let Some(own) = self.own_view(&answer.user_id, call) {
-            return (own != Some(token.email)).then(|| {
-                format!(
-                    "{token:?} was redeemed by an account that its own transaction gave {own:?}"
-                )
-            });
-        }
-        let answered = during.to.unwrap_or(at);
-        let joins = !token.terms.organizations.is_empty();
-        let kept = if joins {
-            at.max(call.entry.commit.from)
-        } else {
-            at
-        };
-        let had = |spell: &Spell| {
-            spell.email == token.email
-                && spell.begin.may_be_by(answered)
-                && spell.end.is_none_or(|end| end.may_be_after(kept))
-        };
-        let account = self.accounts.get(&answer.user_id);
-        let had = account.is_some_and(|account| account.spells.iter().any(had));
-        (!had).then(|| {
-            format!(
-                "{token:?} was redeemed by {} between {at:?} and {answered:?} (until {kept:?}), and the account had other addresses then: {account:?}",
-                answer.user_id
-            )
         })
     }
 
@@ -241,6 +294,32 @@ fn earlier(one: Option<SystemTime>, other: Option<SystemTime>) -> Option<SystemT
         (Some(one), Some(other)) => Some(one.min(other)),
         _ => one.or(other),
     }
+}
+
+impl fmt::Debug for Spell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = |window: Window| window.to.map_or("?".to_owned(), shown);
+        let (begin, end) = (self.begin, self.end);
+        write!(
+            f,
+            "{} from {}..{}",
+            self.email,
+            shown(begin.from),
+            to(begin)
+        )?;
+        match end {
+            Some(end) => write!(f, " to {}..{}", shown(end.from), to(end)),
+            None => write!(f, " to the end"),
+        }
+    }
+}
+
+/// In seconds, of which the last thousand are enough to tell moments of a round apart.
+fn shown(moment: SystemTime) -> String {
+    let since = moment
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
+    format!("{}.{:06}", since.as_secs() % 1000, since.subsec_micros())
 }
 
 /// The server's clock has no more than microseconds.

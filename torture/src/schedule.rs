@@ -1,4 +1,5 @@
-//! 16 connections do anything at random on a few tokens, addresses and organizations, and then everything has to add up.
+//! 16 connections do anything at random on a few tokens, addresses and organizations, and then everything has to add up. Some click
+//! first and take it back, while others wait for the token and addresses move from one account to another.
 
 use std::collections::BTreeMap;
 
