@@ -221,7 +221,12 @@ fn change(random: &mut ChaCha8Rng) -> Change {
 fn terms(random: &mut ChaCha8Rng) -> Terms {
     let events = [None, None, None, Some("Register"), Some("SignIn")];
     Terms {
-        organizations: some_of(&ORGANIZATIONS, random),
+        // Whose user is looked up and not locked, where there are none.
+        organizations: if random.random_ratio(1, 3) {
+            vec![]
+        } else {
+            some_of(&ORGANIZATIONS, random)
+        },
         roles: random.random_ratio(1, 3).then(|| some_of(&ROLES, random)),
         event: events[random.random_range(0..events.len())],
         lifetime: random.random_ratio(1, 20).then_some(1),
