@@ -25,7 +25,11 @@ fn what_collides_at_random_adds_up() {
         play(&CLUSTER, &round, &mut tally);
     }
     println!("{}", tally.line());
-    assert!(tally.redemptions > 100, "{}", tally.line());
+    assert!(
+        tally.redemptions > 100 && tally.second_clicks > 5,
+        "{}",
+        tally.line()
+    );
 }
 
 #[test]

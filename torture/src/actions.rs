@@ -10,6 +10,8 @@ use serde_json::json;
 
 use crate::world::{ADDRESSES, ORGANIZATIONS, ROLES, is_kept};
 
+const LEVELS: [&str; 3] = ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"];
+
 /// A stretch of work after which everybody stops and what is left is looked at.
 #[derive(Debug, Clone)]
 pub struct Round {
@@ -33,6 +35,8 @@ pub struct Piece {
     pub actions: Vec<Action>,
     pub commits: bool,
     pub timeout: bool,
+    /// Whether it stays open for a while before it is rolled back: what it redeemed, others come to wait for.
+    pub lingers: bool,
 }
 
 #[derive(Debug, PartialEq)]
@@ -53,6 +57,20 @@ pub enum Action {
     },
     Remove(Object),
     Make(Object),
+    Change(Change),
+}
+
+/// What becomes of accounts and their addresses.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Change {
+    /// The account that has the address gets another, and the one that has `to` gets the address.
+    Move {
+        address: &'static str,
+        to: &'static str,
+    },
+    Swap(&'static str, &'static str),
+    /// The account goes, and another has its address.
+    Replace(&'static str),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -115,46 +133,49 @@ impl Round {
     }
 
     fn piece(&self, random: &mut ChaCha8Rng) -> Piece {
-        let levels = [
-            None,
-            None,
-            Some("READ COMMITTED"),
-            Some("REPEATABLE READ"),
-            Some("SERIALIZABLE"),
-        ];
-        let isolation = levels[random.random_range(0..levels.len())];
+        if random.random_ratio(1, 12) {
+            return first_click(random);
+        }
+        let mut isolation = random.random_ratio(3, 5).then(|| one_of(&LEVELS, random));
         let most = if self.several && isolation.is_some() {
             4
         } else {
             1
         };
         let actions = random.random_range(1..=most);
+        let actions: Vec<_> = (0..actions).map(|_| self.action(random)).collect();
+        if matches!(actions[..], [Action::Change(_)]) {
+            // Several statements, so that others see what is between them, if they may.
+            isolation = isolation.or(Some(LEVELS[0]));
+        }
         Piece {
             isolation,
-            actions: (0..actions).map(|_| self.action(random)).collect(),
+            actions,
             commits: isolation.is_none() || random.random_ratio(3, 4),
             timeout: self.timeouts && isolation.is_none() && random.random_ratio(1, 3),
+            lingers: false,
         }
     }
 
     fn action(&self, random: &mut ChaCha8Rng) -> Action {
         let token = random.random_range(0..10);
         match random.random_range(0..100) {
-            0..25 => Action::Create(vec![one_of(&ADDRESSES, random)], Arc::new(terms(random))),
-            25..30 => Action::Create(some_of(&ADDRESSES, random), Arc::new(terms(random))),
-            30..65 => Action::Redeem {
+            0..22 => Action::Create(vec![one_of(&ADDRESSES, random)], Arc::new(terms(random))),
+            22..26 => Action::Create(some_of(&ADDRESSES, random), Arc::new(terms(random))),
+            26..59 => Action::Redeem {
                 token,
                 trying: random.random_ratio(1, 2),
             },
-            65..70 => Action::Mistake(token),
-            70..74 => Action::Check(token),
-            74..78 => Action::Revoke(token),
-            78..80 => Action::RevokeAll(one_of(&ADDRESSES, random)),
-            80..83 => Action::Delete(token),
-            83..86 if self.purges => Action::Purge {
+            59..63 => Action::Mistake(token),
+            63..66 => Action::Check(token),
+            66..69 => Action::Revoke(token),
+            69..71 => Action::RevokeAll(one_of(&ADDRESSES, random)),
+            71..74 => Action::Delete(token),
+            74..77 if self.purges => Action::Purge {
                 batch_size: random.random_range(1..8),
             },
-            83..90 => Action::Remove(fleeting(random)),
+            74..81 => Action::Remove(fleeting(random)),
+            81..91 => Action::Change(change(random)),
             _ if random.random_ratio(1, 3) => {
                 Action::Make(Object::Role(one_fleeting(&ROLES, random)))
             }
@@ -170,10 +191,42 @@ pub fn generator(seed: u64, round: u64, connection: u64) -> ChaCha8Rng {
     random
 }
 
+/// The first of two clicks, whose transaction comes to nothing.
+fn first_click(random: &mut ChaCha8Rng) -> Piece {
+    let redeem = Action::Redeem {
+        token: random.random_range(0..10),
+        trying: random.random_ratio(1, 2),
+    };
+    Piece {
+        isolation: Some(one_of(&LEVELS, random)),
+        actions: vec![redeem],
+        commits: false,
+        timeout: false,
+        lingers: true,
+    }
+}
+
+fn change(random: &mut ChaCha8Rng) -> Change {
+    let two = random.random_range(0..ADDRESSES.len() * (ADDRESSES.len() - 1));
+    let first = two % ADDRESSES.len();
+    let second = (first + 1 + two / ADDRESSES.len()) % ADDRESSES.len();
+    let (address, to) = (ADDRESSES[first], ADDRESSES[second]);
+    match random.random_range(0..5) {
+        0..2 => Change::Move { address, to },
+        2..4 => Change::Swap(address, to),
+        _ => Change::Replace(address),
+    }
+}
+
 fn terms(random: &mut ChaCha8Rng) -> Terms {
     let events = [None, None, None, Some("Register"), Some("SignIn")];
     Terms {
-        organizations: some_of(&ORGANIZATIONS, random),
+        // Whose user is looked up and not locked, where there are none.
+        organizations: if random.random_ratio(1, 3) {
+            vec![]
+        } else {
+            some_of(&ORGANIZATIONS, random)
+        },
         roles: random.random_ratio(1, 3).then(|| some_of(&ROLES, random)),
         event: events[random.random_range(0..events.len())],
         lifetime: random.random_ratio(1, 20).then_some(1),

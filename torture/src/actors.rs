@@ -4,16 +4,40 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use magic_link_harness::postgres::{Client, Error, NoTls};
 use magic_link_harness::{Calls, Database, at_once, until};
 
-use crate::actions::{Action, Object, Piece, Round, Terms};
-use crate::journal::{Answer, Deed, Entry, Token, What};
+use crate::actions::{Action, Change, Object, Piece, Round, Terms};
+use crate::journal::{Answer, Deed, Entry, Hold, Token, What, Window};
 use crate::world::{DEFAULT_ROLES, ROLE};
 
 pub const CONNECTIONS: u64 = 16;
+
+/// How often whoever lingers looks whether it has been long enough.
+const LOOKS: usize = 50;
+
+/// A piece and its number.
+type Numbered<'p> = (i64, &'p Piece);
+
+/// How far a piece has come.
+struct Course {
+    deeds: Vec<Deed>,
+    may_be_committed: bool,
+    /// When its transaction, or its call, had not ended yet.
+    alive: SystemTime,
+}
+
+impl Course {
+    fn new(piece: &Piece) -> Self {
+        Self {
+            deeds: vec![],
+            may_be_committed: piece.isolation.is_none(),
+            alive: SystemTime::now(),
+        }
+    }
+}
 
 /// What befalls the connections beside their own work.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -33,6 +57,9 @@ pub struct Stage<'a> {
     clock: AtomicU64,
     tokens: Mutex<Vec<Arc<Token>>>,
     journal: Mutex<Vec<Entry>>,
+    holds: Mutex<Vec<Hold>>,
+    /// How many changes of addresses are committed.
+    changes: AtomicU64,
     /// How often each SQLSTATE came back, and `lost` for a connection.
     errors: Mutex<BTreeMap<String, u64>>,
     unexpected: Mutex<Vec<String>>,
@@ -48,6 +75,7 @@ pub struct Stage<'a> {
 /// What is left when a round is over.
 pub struct Played {
     pub journal: Vec<Entry>,
+    pub holds: Vec<Hold>,
     pub errors: BTreeMap<String, u64>,
     pub unexpected: Vec<String>,
     pub calls: u64,
@@ -73,6 +101,8 @@ impl<'a> Stage<'a> {
             clock: AtomicU64::new(1),
             tokens: Mutex::default(),
             journal: Mutex::default(),
+            holds: Mutex::default(),
+            changes: AtomicU64::new(0),
             errors: Mutex::default(),
             unexpected: Mutex::default(),
             directory: Mutex::default(),
@@ -99,6 +129,7 @@ impl<'a> Stage<'a> {
         });
         Played {
             journal: into_inner(self.journal),
+            holds: into_inner(self.holds),
             errors: into_inner(self.errors),
             unexpected: into_inner(self.unexpected),
             calls: into_inner(self.completed),
@@ -132,8 +163,9 @@ impl<'a> Stage<'a> {
     fn work(&self, connection: u64, (mut client, process_id): (Client, i32)) {
         let process = &self.processes[connection as usize];
         process.store(process_id, Ordering::SeqCst);
-        for piece in self.round.work_of(connection) {
-            let goes_on = self.perform(connection, &mut client, &piece);
+        for (place, piece) in self.round.work_of(connection).iter().enumerate() {
+            let number = (connection << 32 | place as u64) as i64;
+            let goes_on = self.perform(connection, &mut client, (number, piece));
             *self.completed.lock().expect("an actor failed") += 1;
             self.progress.notify_all();
             if goes_on {
@@ -150,80 +182,144 @@ impl<'a> Stage<'a> {
     }
 
     /// Does one piece and writes down what is known of it; false where the connection is lost.
-    fn perform(&self, connection: u64, client: &mut Client, piece: &Piece) -> bool {
+    fn perform(&self, connection: u64, client: &mut Client, (number, piece): Numbered) -> bool {
         let start = self.tick();
-        let mut deeds = vec![];
-        let mut may_be_committed = piece.isolation.is_none();
-        let done = self.attempt(client, piece, &mut deeds, &mut may_be_committed);
-        let (fate, goes_on) = match done {
-            Ok(()) => (piece.commits.then_some(true), true),
-            Err(error) if is_lost(&error) => {
-                self.note(piece, &deeds, &error);
-                (may_be_committed.then_some(false), false)
-            }
-            Err(error) => {
-                self.note(piece, &deeds, &error);
-                (None, piece.isolation.is_none() || self.roll_back(client))
-            }
+        let mut course = Course::new(piece);
+        let done = self.attempt(client, number, piece, &mut course);
+        let lost = done.as_ref().is_err_and(is_lost);
+        if let Err(error) = &done {
+            self.note(piece, &course.deeds, error);
+        }
+        let fate = match done {
+            Ok(()) => piece.commits.then_some(true),
+            Err(_) if lost => course.may_be_committed.then_some(false),
+            Err(_) => None,
         };
-        if let Some(acknowledged) = fate {
-            // What nobody has heard of may come about at any time.
-            let end = if acknowledged { self.tick() } else { u64::MAX };
-            self.publish(&deeds);
-            self.journal.lock().expect("an actor failed").push(Entry {
-                connection,
-                start,
-                end,
-                acknowledged,
-                deeds,
-            });
+        let goes_on =
+            !lost && (done.is_ok() || piece.isolation.is_none() || self.roll_back(client));
+        match fate {
+            Some(acknowledged) => self.enter(connection, number, start, acknowledged, course),
+            // When the server ended the session of who lost it, nobody knows.
+            None if !lost => self.hold(&course),
+            None => {}
         }
         goes_on
+    }
+
+    fn enter(&self, connection: u64, piece: i64, start: u64, acknowledged: bool, course: Course) {
+        let Course { deeds, alive, .. } = course;
+        let to = acknowledged.then(SystemTime::now);
+        let is_change = |deed: &Deed| matches!(deed.what, What::Change(_));
+        if acknowledged && deeds.iter().any(is_change) {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        self.publish(&deeds);
+        self.journal.lock().expect("an actor failed").push(Entry {
+            piece,
+            connection,
+            start,
+            // What nobody has heard of may come about at any time.
+            end: if acknowledged { self.tick() } else { u64::MAX },
+            acknowledged,
+            deeds,
+            commit: Window { from: alive, to },
+        });
+    }
+
+    fn hold(&self, course: &Course) {
+        let mut holds = self.holds.lock().expect("an actor failed");
+        for deed in &course.deeds {
+            if let (What::Redeem(token), Some(Answer::Redeemed(_))) = (&deed.what, &deed.answer) {
+                holds.push(Hold {
+                    token: token.id,
+                    until: course.alive,
+                });
+            }
+        }
     }
 
     fn attempt(
         &self,
         client: &mut Client,
+        number: i64,
         piece: &Piece,
-        deeds: &mut Vec<Deed>,
-        may_be_committed: &mut bool,
+        course: &mut Course,
     ) -> Result<(), Error> {
         if let Some(level) = piece.isolation {
             client.batch_execute(&format!("BEGIN ISOLATION LEVEL {level}"))?;
         }
+        let changes = self.changes.load(Ordering::SeqCst);
         // Until the transaction has ended.
         let mut turn = None;
         for action in &piece.actions {
             let Some(what) = self.meant_by(action) else {
                 continue;
             };
-            if matches!(what, What::Remove(_) | What::Make(_)) && !self.round.several {
+            let of_directory = matches!(what, What::Remove(_) | What::Make(_) | What::Change(_));
+            if of_directory && !self.round.several {
                 turn.get_or_insert_with(|| self.directory.lock().expect("an actor failed"));
             }
-            deeds.push(Deed { what, answer: None });
-            let deed = deeds.last_mut().expect("just pushed");
-            if piece.timeout {
-                // For the next call alone, so that it is a fault and not a setting.
-                client.batch_execute("SET statement_timeout = '1ms'")?;
-            }
-            let answer = call(client, action, &deed.what);
-            if piece.timeout && !answer.as_ref().is_err_and(is_lost) {
-                // The time may be too short for the RESET as well.
-                while client
-                    .batch_execute("RESET statement_timeout")
-                    .is_err_and(|error| !is_lost(&error))
-                {}
-            }
-            deed.answer = Some(answer?);
+            self.act(client, number, (piece, action, what), course)?;
         }
-        match piece.isolation {
-            Some(_) if piece.commits => {
-                *may_be_committed = true;
-                client.batch_execute("COMMIT")
-            }
-            Some(_) => client.batch_execute("ROLLBACK"),
-            None => Ok(()),
+        if piece.lingers {
+            self.linger(client, changes)?;
         }
+        if piece.isolation.is_none() {
+            return Ok(());
+        }
+        course.alive = SystemTime::now();
+        course.may_be_committed = piece.commits;
+        client.batch_execute(if piece.commits { "COMMIT" } else { "ROLLBACK" })
+    }
+
+    /// One call.
+    fn act(
+        &self,
+        client: &mut Client,
+        number: i64,
+        (piece, action, what): (&Piece, &Action, What),
+        course: &mut Course,
+    ) -> Result<(), Error> {
+        if piece.timeout {
+            // For the next call alone, so that it is a fault and not a setting.
+            client.batch_execute("SET statement_timeout = '1ms'")?;
+        }
+        course.alive = SystemTime::now();
+        course.deeds.push(Deed {
+            what,
+            answer: None,
+            during: Window {
+                from: course.alive,
+                to: None,
+            },
+        });
+        let place = (number, course.deeds.len() as i32 - 1);
+        let deed = course.deeds.last_mut().expect("just pushed");
+        let answer = call(client, action, &deed.what, place);
+        deed.during.to = Some(SystemTime::now());
+        if piece.timeout && !answer.as_ref().is_err_and(is_lost) {
+            // The time may be too short for the RESET as well.
+            while client
+                .batch_execute("RESET statement_timeout")
+                .is_err_and(|error| !is_lost(&error))
+            {}
+        }
+        deed.answer = Some(answer?);
+        Ok(())
+    }
+
+    /// Stays until somebody waits for this transaction and an address has moved since it began; but not for ever, since all
+    /// others may wait for it.
+    fn linger(&self, client: &mut Client, changes: u64) -> Result<(), Error> {
+        let awaited = "SELECT EXISTS (SELECT FROM pg_stat_activity AS a
+                        WHERE a.datname = current_database() AND pg_backend_pid() = ANY (pg_blocking_pids(a.pid)))";
+        for _ in 0..LOOKS {
+            let is_awaited: bool = client.query_one(awaited, &[])?.get(0);
+            if is_awaited && self.changes.load(Ordering::SeqCst) > changes {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Until it is through: a cancellation may hit the ROLLBACK as well.
@@ -254,6 +350,7 @@ impl<'a> Stage<'a> {
             Action::Purge { .. } => What::Purge,
             Action::Remove(object) => What::Remove(*object),
             Action::Make(object) => What::Make(*object),
+            Action::Change(change) => What::Change(*change),
         })
     }
 
@@ -297,8 +394,9 @@ impl<'a> Stage<'a> {
             ("OT008", Some(What::Create(..))) => self.round.max_active > 0,
             ("23503", Some(What::Create(..) | What::Make(_))) => true,
             ("02000", Some(What::Revoke(_))) => true,
-            // The user of a sign-in is deleted, or a token issued, while one looks.
-            ("40001", Some(What::Redeem(token))) => snapshot || token.terms.event == Some("SignIn"),
+            // Somebody else has the address by then.
+            ("23505", Some(What::Change(_))) => true,
+            // A token is issued while one looks.
             ("40001", Some(What::Revoke(_) | What::Delete(_))) => true,
             ("40001", _) => snapshot,
             ("40P01", _) => self.round.several,
@@ -351,7 +449,10 @@ fn is_lost(error: &Error) -> bool {
         .is_none_or(|error| error.severity() != "ERROR")
 }
 
-fn call(client: &mut Client, action: &Action, what: &What) -> Result<Answer, Error> {
+/// The number of a piece, and of a deed in it.
+type Place = (i64, i32);
+
+fn call(client: &mut Client, action: &Action, what: &What, place: Place) -> Result<Answer, Error> {
     match what {
         What::Create(emails, terms) => create(client, emails, terms),
         What::Redeem(token) => {
@@ -384,8 +485,11 @@ fn call(client: &mut Client, action: &Action, what: &What) -> Result<Answer, Err
             };
             client.purge("0 seconds", *batch_size).map(Answer::Count)
         }
-        What::Remove(object) => remove(client, *object),
+        What::Remove(object) => remove(client, *object, place),
         What::Make(object) => make(client, *object),
+        What::Change(change) => {
+            change_addresses(client, *change, place).map(|rows| Answer::Count(rows as i64))
+        }
     }
 }
 
@@ -411,11 +515,11 @@ fn create(
     Ok(Answer::Issued(issued.collect()))
 }
 
-fn remove(client: &mut Client, object: Object) -> Result<Answer, Error> {
+fn remove(client: &mut Client, object: Object, place: Place) -> Result<Answer, Error> {
     match object {
         Object::Organization(id) => client.execute("DELETE FROM magic_link.organizations WHERE id = $1", &[&id]),
         Object::Role(id) => client.execute("DELETE FROM magic_link.organization_roles WHERE id = $1", &[&id]),
-        Object::User(email) => client.execute("DELETE FROM magic_link.users WHERE email = $1", &[&email]),
+        Object::User(email) => delete_user(client, email, place),
         Object::Membership(organization, email) => client.execute(
             "DELETE FROM magic_link.organization_memberships
               WHERE organization_id = $1 AND user_id = (SELECT id FROM magic_link.users WHERE email = $2)",
@@ -423,6 +527,63 @@ fn remove(client: &mut Client, object: Object) -> Result<Answer, Error> {
         ),
     }
     .map(|_| Answer::Done)
+}
+
+/// How many accounts' addresses were changed. Each change is written down in the same transaction, and numbered while the
+/// account's row is locked: the numbers of one account are in the order of its changes.
+fn change_addresses(client: &mut Client, change: Change, place: Place) -> Result<u64, Error> {
+    match change {
+        Change::Move { address, to } => {
+            let left = readdress(client, address, None, place)?;
+            let moved = readdress(client, to, Some(address), place)?;
+            Ok(left.iter().chain(&moved).count() as u64)
+        }
+        Change::Swap(one, other) => {
+            let between = readdress(client, one, None, place)?;
+            let first = readdress(client, other, Some(one), place)?;
+            let Some(between) = between else {
+                return Ok(first.iter().count() as u64);
+            };
+            let second = readdress(client, &between, Some(other), place)?;
+            Ok(1 + first.iter().chain(&second).count() as u64)
+        }
+        Change::Replace(email) => {
+            let deleted = delete_user(client, email, place)?;
+            Ok(deleted + insert_user(client, email, place)?)
+        }
+    }
+}
+
+/// Gives the account that has the address another, one of its own where none is named; answers which.
+fn readdress(
+    client: &mut Client,
+    email: &str,
+    to: Option<&str>,
+    (piece, deed): Place,
+) -> Result<Option<String>, Error> {
+    let row = client.query_opt(
+        "WITH changed AS (UPDATE magic_link.users SET email = coalesce($2, id || '@moved.example') WHERE email = $1 RETURNING id, email)
+         INSERT INTO torture.changes (piece, deed, user_id, email, new_email) SELECT $3, $4, id, $1, email FROM changed
+         RETURNING new_email",
+        &[&email, &to, &piece, &deed],
+    )?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+fn delete_user(client: &mut Client, email: &str, (piece, deed): Place) -> Result<u64, Error> {
+    client.execute(
+        "WITH deleted AS (DELETE FROM magic_link.users WHERE email = $1 RETURNING id)
+         INSERT INTO torture.changes (piece, deed, user_id, email) SELECT $2, $3, id, $1 FROM deleted",
+        &[&email, &piece, &deed],
+    )
+}
+
+fn insert_user(client: &mut Client, email: &str, (piece, deed): Place) -> Result<u64, Error> {
+    client.execute(
+        "WITH made AS (INSERT INTO magic_link.users (email) VALUES ($1) ON CONFLICT DO NOTHING RETURNING id)
+         INSERT INTO torture.changes (piece, deed, user_id, new_email) SELECT $2, $3, id, $1 FROM made",
+        &[&email, &piece, &deed],
+    )
 }
 
 /// One statement, so that it is one transaction: with the default roles that are there. One snapshot can see a role twice, as it
@@ -439,7 +600,7 @@ fn make(client: &mut Client, object: Object) -> Result<Answer, Error> {
             "INSERT INTO magic_link.organization_roles (id, name) VALUES ($1, $1) ON CONFLICT DO NOTHING",
             &[&id],
         ),
-        Object::User(_) | Object::Membership(..) => unreachable!("redeeming alone makes these"),
+        Object::User(_) | Object::Membership(..) => unreachable!("nothing makes these"),
     }
     .map(|_| Answer::Done)
 }

@@ -1,7 +1,8 @@
 //! What has to hold when everybody has stopped: what is in the tables against what the clients saw.
 //!
 //! Where a concurrent deletion makes two ends possible, the journal knows which ones: an object may be missing only if a deletion of it,
-//! acknowledged or unheard of, ended after what needs it had started. What nobody deletes has no such excuse.
+//! acknowledged or unheard of, ended after what needs it had started. What nobody deletes has no such excuse. Of an account every
+//! change but a redemption's is known, so it has none either.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use magic_link_harness::{Database, Redeemed};
 use uuid::Uuid;
 
 use crate::actions::{Object, Round};
-use crate::journal::{Answer, Deed, Entry, Token, What};
+use crate::addresses::Addresses;
+use crate::journal::{Answer, Deed, Entry, Hold, Token, What};
 use crate::tables::{Tables, inconsistencies};
 use crate::world::{ORGANIZATION_OF_DOMAIN, ROLES, is_kept};
 
@@ -24,29 +26,44 @@ struct Redemption<'a> {
 struct Check<'a> {
     round: &'a Round,
     journal: &'a [Entry],
+    addresses: Addresses<'a>,
     tables: Tables,
     tokens: Vec<Arc<Token>>,
     wrong: Vec<String>,
     /// The roles that a redemption could give a user in an organization.
     explained: HashMap<(String, String), HashSet<&'static str>>,
-    consumers: HashSet<String>,
+    /// Whom a redemption created, or may have.
+    created: HashSet<String>,
 }
 
 /// Everything that does not hold, in words.
-pub fn violations(database: &Database, round: &Round, journal: &[Entry]) -> Vec<String> {
+pub fn violations(
+    database: &Database,
+    round: &Round,
+    journal: &[Entry],
+    holds: &[Hold],
+) -> Vec<String> {
     let issued = journal.iter().flat_map(|entry| &entry.deeds);
     let tokens = issued.flat_map(|deed| match &deed.answer {
         Some(Answer::Issued(tokens)) => tokens.clone(),
         _ => vec![],
     });
+    let tables = Tables::read(database);
+    let addresses = Addresses::new(&tables, journal);
+    let wrong = [
+        inconsistencies(database, round),
+        addresses.changed_by_nobody(&tables),
+        addresses.strangers(holds),
+    ];
     let mut check = Check {
         round,
         journal,
-        tables: Tables::read(database),
+        addresses,
+        tables,
         tokens: tokens.collect(),
-        wrong: inconsistencies(database, round),
+        wrong: wrong.concat(),
         explained: HashMap::new(),
-        consumers: HashSet::new(),
+        created: HashSet::new(),
     };
     check.all();
     check.wrong
@@ -86,6 +103,16 @@ impl<'a> Check<'a> {
     fn may_be_gone(&self, object: Object, start: u64) -> bool {
         self.deeds().any(|(entry, deed)| {
             entry.end >= start && matches!(&deed.what, What::Remove(removed) if *removed == object)
+        })
+    }
+
+    /// Whether the membership may have been deleted after `start`, under any address of the user.
+    fn may_have_left(&self, user: &str, organization: &str, start: u64) -> bool {
+        self.deeds().any(|(entry, deed)| match &deed.what {
+            What::Remove(Object::Membership(of, email)) => {
+                entry.end >= start && *of == organization && self.addresses.ever_had(user, email)
+            }
+            _ => false,
         })
     }
 
@@ -163,13 +190,10 @@ impl<'a> Check<'a> {
             }
         } else if !there && !unheard_of.is_empty() {
             // It may have been redeemed and then deleted.
-            let users = self
-                .tables
-                .users
-                .iter()
-                .filter(|(_, email)| *email == token.email);
-            for user in users.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
-                self.explain(token, &user);
+            let users = self.tables.users.keys();
+            let users = users.filter(|user| self.addresses.ever_had(user, token.email));
+            for user in users.cloned().collect::<Vec<_>>() {
+                self.explain(token, &user, true);
             }
         }
     }
@@ -196,12 +220,12 @@ impl<'a> Check<'a> {
 
     /// A redeemed token has its user and every membership, but for what was deleted afterwards.
     fn settled(&mut self, token: &Token, redemption: &Redemption, user: &str) {
-        self.explain(token, user);
-        let start = redemption.entry.start;
-        let excused = self.may_be_gone(Object::User(token.email), start);
-        if self.tables.users.get(user).map(String::as_str) != Some(token.email) {
+        let may_have_created = redemption.answer.is_none_or(|answer| answer.user_created);
+        self.explain(token, user, may_have_created);
+        if !self.tables.users.contains_key(user) {
             // A user's id never comes back.
-            return self.claim(excused, || {
+            let deleted = self.addresses.is_deleted(user);
+            return self.claim(deleted, || {
                 format!("{token:?} was redeemed by {user}, who is lost")
             });
         }
@@ -254,8 +278,7 @@ impl<'a> Check<'a> {
                 format!("{token:?}: {organization} was never deleted, and is missing")
             });
         }
-        let left =
-            deleted || self.may_be_gone(Object::Membership(organization, token.email), start);
+        let left = deleted || self.may_have_left(user, organization, start);
         let membership = (organization.to_owned(), user.to_owned());
         if !self.tables.memberships.contains(&membership) {
             return self.claim(left, || {
@@ -290,8 +313,10 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn explain(&mut self, token: &Token, user: &str) {
-        self.consumers.insert(user.to_owned());
+    fn explain(&mut self, token: &Token, user: &str, may_have_created: bool) {
+        if may_have_created {
+            self.created.insert(user.to_owned());
+        }
         let domain = is_kept(token.email).then_some(ORGANIZATION_OF_DOMAIN);
         for organization in token.terms.organizations.iter().copied().chain(domain) {
             let key = (organization.to_owned(), user.to_owned());
@@ -300,12 +325,12 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Who is there, and where, is so by a redemption.
+    /// Who is there is so by a redemption or was registered; who is where is so by a redemption.
     fn directory(&mut self) {
         let users: Vec<_> = self.tables.users.keys().cloned().collect();
         for user in users {
-            let known = self.consumers.contains(&user);
-            self.claim(known, || format!("no redemption made the user {user}"));
+            let known = self.created.contains(&user) || self.addresses.is_registered(&user);
+            self.claim(known, || format!("nobody made the user {user}"));
         }
         for membership in self.tables.memberships.clone() {
             let known = self.explained.contains_key(&membership);
@@ -330,7 +355,7 @@ impl<'a> Check<'a> {
         if !entry.acknowledged {
             return;
         }
-        for Deed { what, answer } in &entry.deeds {
+        for Deed { what, answer, .. } in &entry.deeds {
             let word = answer.as_ref().and_then(Answer::word);
             match (what, answer) {
                 (What::Revoke(token), _) => {
@@ -420,6 +445,10 @@ impl<'a> Check<'a> {
                             row.consumed == Some((answer.redeemed_at, answer.user_id.clone()));
                         signs.insert(format!("{token:?} is redeemed"), by_this);
                     }
+                }
+                (What::Change(_), Some(Answer::Count(count))) if *count > 0 => {
+                    let there = self.tables.changes.iter().any(|c| c.piece == entry.piece);
+                    signs.insert("addresses are changed".to_owned(), there);
                 }
                 _ => {}
             }

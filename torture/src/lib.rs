@@ -12,7 +12,8 @@
 //!
 //! world       the few objects on which they meet          actions     what each connection does, drawn from the seed
 //! actors      the connections at work                     journal     what they saw
-//! tables      what is there afterwards                    invariants  what has to hold between the two
+//! tables      what is there afterwards                    addresses   who had which when
+//! invariants  what has to hold between what they saw and what is there
 //! ```
 //!
 //! A seed repeats what every connection chooses and when a fault strikes, counted in transactions. It does not repeat who
@@ -20,6 +21,7 @@
 
 pub mod actions;
 pub mod actors;
+pub mod addresses;
 pub mod hostile;
 pub mod hostile_values;
 pub mod interrupt;

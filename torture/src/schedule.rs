@@ -1,4 +1,5 @@
-//! 16 connections do anything at random on a few tokens, addresses and organizations, and then everything has to add up.
+//! 16 connections do anything at random on a few tokens, addresses and organizations, and then everything has to add up. Some click
+//! first and take it back, while others wait for the token and addresses move from one account to another.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +7,7 @@ use magic_link_harness::{Cluster, Database};
 
 use crate::actions::Round;
 use crate::actors::{Fault, Played, Stage};
+use crate::addresses::second_clicks;
 use crate::invariants::violations;
 use crate::journal::{Answer, What};
 use crate::run::Run;
@@ -23,6 +25,8 @@ pub struct Tally {
     pub rounds: u64,
     pub calls: u64,
     pub redemptions: u64,
+    /// Those whose token another had redeemed, and gave back, meanwhile.
+    pub second_clicks: u64,
     pub unheard_of: u64,
     pub errors: BTreeMap<String, u64>,
 }
@@ -75,7 +79,7 @@ pub fn drop_database(database: Database) {
 #[track_caller]
 pub fn judge(database: &Database, round: &Round, played: &Played) {
     let wrong = [
-        violations(database, round, &played.journal),
+        violations(database, round, &played.journal, &played.holds),
         played.unexpected.clone(),
         told_by_log(database, played),
     ]
@@ -93,6 +97,7 @@ impl Tally {
     pub fn add(&mut self, played: &Played) {
         self.rounds += 1;
         self.calls += played.calls;
+        self.second_clicks += second_clicks(&played.journal, &played.holds) as u64;
         for entry in &played.journal {
             self.unheard_of += u64::from(!entry.acknowledged);
             let redeemed = |answer: &Option<Answer>| matches!(answer, Some(Answer::Redeemed(_)));
@@ -116,11 +121,12 @@ impl Tally {
             rounds,
             calls,
             redemptions,
+            second_clicks,
             unheard_of,
             errors,
         } = self;
         format!(
-            "{rounds} rounds, {calls} transactions, {redemptions} redemptions, {unheard_of} of unknown end; refused: {errors:?}"
+            "{rounds} rounds, {calls} transactions, {redemptions} redemptions ({second_clicks} of what another gave back meanwhile), {unheard_of} of unknown end; refused: {errors:?}"
         )
     }
 }

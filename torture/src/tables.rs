@@ -18,11 +18,24 @@ pub struct Row {
     pub active: bool,
 }
 
+/// A committed change of an account's address that is not a redemption's. `old` is None where the account was made by it, `new` where
+/// it was deleted.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    pub piece: i64,
+    pub deed: i32,
+    pub user: String,
+    pub old: Option<String>,
+    pub new: Option<String>,
+}
+
 pub struct Tables {
     pub tokens: HashMap<Uuid, Row>,
     pub users: HashMap<String, String>,
     pub memberships: BTreeSet<(String, String)>,
     pub roles: BTreeSet<(String, String, String)>,
+    /// Those of one account in their order.
+    pub changes: Vec<Changed>,
 }
 
 impl Tables {
@@ -54,6 +67,16 @@ impl Tables {
             )
         });
         let users = read("SELECT id::text, email FROM magic_link.users");
+        let changes = read(
+            "SELECT piece, deed, user_id::text, email, new_email FROM torture.changes ORDER BY number",
+        );
+        let changes = changes.iter().map(|row| Changed {
+            piece: row.get(0),
+            deed: row.get(1),
+            user: row.get(2),
+            old: row.get(3),
+            new: row.get(4),
+        });
         let memberships =
             read("SELECT organization_id, user_id::text FROM magic_link.organization_memberships");
         let roles = read(
@@ -61,6 +84,7 @@ impl Tables {
         );
         Self {
             tokens: tokens.collect(),
+            changes: changes.collect(),
             users: users.iter().map(|row| (row.get(0), row.get(1))).collect(),
             memberships: memberships
                 .iter()

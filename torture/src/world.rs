@@ -1,5 +1,6 @@
 //! The few addresses, organizations and roles on which everybody meets. What is called `kept` is never deleted, and so has to be there
-//! whatever happens beside it; all else comes and goes.
+//! whatever happens beside it; all else comes and goes. Accounts come and go as well, and so do their addresses: `torture.changes` has
+//! each committed change that is not a redemption's.
 
 use magic_link_harness::Database;
 
@@ -39,6 +40,11 @@ pub fn furnish(database: &Database) {
          GRANT SELECT, INSERT, UPDATE, DELETE ON magic_link.users, magic_link.organizations, magic_link.organization_roles,
                magic_link.organization_jit_roles, magic_link.organization_jit_email_domains,
                magic_link.organization_memberships, magic_link.organization_membership_roles TO {application};
+         CREATE SCHEMA torture;
+         CREATE TABLE torture.changes (number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, piece bigint NOT NULL, deed int NOT NULL,
+                                       user_id uuid NOT NULL, email text, new_email text);
+         GRANT USAGE ON SCHEMA torture TO {application};
+         GRANT SELECT, INSERT ON torture.changes TO {application};
          INSERT INTO magic_link.organization_jit_email_domains VALUES ('{ORGANIZATION_OF_DOMAIN}', 'kept.example')",
         backend = database.backend_role(),
         admin = database.admin_role(),
