@@ -9,6 +9,7 @@
 //! promote     the same, and a standby takes over
 //! hostile     values that nobody means well with, into every argument of every function
 //! memcheck    the same, watched by valgrind
+//! ddl         calls of every function wait for whatever a DBA does to a table
 //!
 //! world       the few objects on which they meet          actions     what each connection does, drawn from the seed
 //! actors      the connections at work                     journal     what they saw
@@ -20,6 +21,10 @@
 
 pub mod actions;
 pub mod actors;
+pub mod ddl;
+pub mod ddl_calls;
+pub mod ddl_changes;
+pub mod ddl_verdict;
 pub mod hostile;
 pub mod hostile_values;
 pub mod interrupt;

@@ -1,0 +1,294 @@
+//! Whether a call ended as it may have: with what is true of the tables, or with an error that its change explains.
+
+use std::collections::HashMap;
+
+use magic_link_harness::Database;
+use magic_link_harness::postgres::Client;
+use uuid::Uuid;
+
+use crate::ddl::{Played, Scene, Setting};
+use crate::ddl_calls::{Answer, Call, Fixture, Seat, Token};
+use crate::ddl_changes::Kind::*;
+
+/// The tables that had the names before.
+pub struct Ends {
+    users: u32,
+    ledger: u32,
+}
+
+impl Ends {
+    pub fn of(database: &Database) -> Self {
+        let oid = |table| {
+            let query = format!("SELECT 'magic_link.{table}'::regclass::oid");
+            database.value(&query, &[])
+        };
+        Self {
+            users: oid("users"),
+            ledger: oid("one_time_tokens"),
+        }
+    }
+}
+
+/// What is in the tables when all calls are through.
+pub struct Facts {
+    /// What has the names now.
+    named: Tables,
+    /// What had them before, wherever it is.
+    original: Tables,
+}
+
+/// Empty where there is no such table, or it cannot be read.
+#[derive(Default)]
+struct Tables {
+    users: HashMap<String, Vec<String>>,
+    ledger: HashMap<Uuid, Row>,
+}
+
+struct Row {
+    email: String,
+    consumed_by: Option<String>,
+    revoked: bool,
+    failed_attempts: i32,
+}
+
+impl Facts {
+    pub fn read(database: &Database, before: &Ends) -> Self {
+        let mut superuser = database.superuser();
+        let named = Tables {
+            users: users(&mut superuser, Some("magic_link.users".to_owned())),
+            ledger: ledger(
+                &mut superuser,
+                Some("magic_link.one_time_tokens".to_owned()),
+            ),
+        };
+        let name = |superuser: &mut Client, oid: u32| {
+            let query = "SELECT oid::regclass::text FROM pg_class WHERE oid = $1";
+            let row = superuser.query_opt(query, &[&oid]).expect("no catalogue");
+            row.map(|row| row.get::<_, String>(0))
+        };
+        let (of_users, of_ledger) = (
+            name(&mut superuser, before.users),
+            name(&mut superuser, before.ledger),
+        );
+        let original = Tables {
+            users: users(&mut superuser, of_users),
+            ledger: ledger(&mut superuser, of_ledger),
+        };
+        Self { named, original }
+    }
+}
+
+fn users(superuser: &mut Client, table: Option<String>) -> HashMap<String, Vec<String>> {
+    let mut users: HashMap<String, Vec<String>> = HashMap::new();
+    let rows =
+        table.map(|table| superuser.query(&format!("SELECT email, id::text FROM {table}"), &[]));
+    for row in rows.and_then(Result::ok).unwrap_or_default() {
+        users.entry(row.get(0)).or_default().push(row.get(1));
+    }
+    users
+}
+
+fn ledger(superuser: &mut Client, table: Option<String>) -> HashMap<Uuid, Row> {
+    let columns = "id, email, consumed_by, revoked_at IS NOT NULL, failed_attempts";
+    let rows = table.map(|table| superuser.query(&format!("SELECT {columns} FROM {table}"), &[]));
+    let rows = rows.and_then(Result::ok).unwrap_or_default();
+    let row = |row: &magic_link_harness::postgres::Row| {
+        (
+            row.get(0),
+            Row {
+                email: row.get(1),
+                consumed_by: row.get(2),
+                revoked: row.get(3),
+                failed_attempts: row.get(4),
+            },
+        )
+    };
+    rows.iter().map(row).collect()
+}
+
+/// What is wrong with the two calls of a seat.
+pub fn complaint(scene: &Scene, fixture: &Fixture, played: &Played, facts: &Facts) -> Vec<String> {
+    let seat = played.seat;
+    let [first, second] = fixture.tokens(seat);
+    let places = match scene.change.kind {
+        _ if played.ended_before => vec![&facts.original],
+        // What was written before the wait is in the tables that were there.
+        SchemaReplace => vec![&facts.named, &facts.original],
+        _ => vec![&facts.named],
+    };
+    let met = judge(scene, seat, first, &played.met, &places, Moment::Met);
+    let later = judge(
+        scene,
+        seat,
+        second,
+        &played.later,
+        &[&facts.named],
+        Moment::Later,
+    );
+    let say = |when, wrong| {
+        format!(
+            "{:?} {:?} {when} (ended before: {}): {wrong}",
+            seat.call, seat.session, played.ended_before
+        )
+    };
+    let met = met.map(|wrong| say("meeting the change", wrong));
+    let later = later.map(|wrong| say("afterwards", wrong));
+    met.into_iter().chain(later).collect()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Met,
+    Later,
+}
+
+fn judge(
+    scene: &Scene,
+    seat: Seat,
+    token: &Token,
+    answer: &Result<Answer, String>,
+    places: &[&Tables],
+    moment: Moment,
+) -> Option<String> {
+    if let Some(code) = refusal(seat, answer) {
+        let used = seat.call == Call::RedeemAgain && scene.setting != Setting::Replay;
+        let allowed = allowed(scene, seat, moment);
+        let known = used && code == "OT003" || allowed.contains(&code);
+        return (!known).then(|| format!("{answer:?}, where only {allowed:?} may be"));
+    }
+    let answer = answer.as_ref().ok()?;
+    let mut wrong = places
+        .iter()
+        .map(|tables| contradiction(seat, token, answer, tables));
+    wrong
+        .all(|wrong| wrong.is_some())
+        .then(|| format!("{answer:?} of {} is not so", seat.email()))
+}
+
+/// The SQLSTATE of a call that was refused, whichever way it says so.
+fn refusal(seat: Seat, answer: &Result<Answer, String>) -> Option<&str> {
+    let outcome = match answer {
+        Err(error) => return error.split(' ').next(),
+        Ok(Answer::Outcome(outcome)) => outcome.as_str(),
+        Ok(_) => return None,
+    };
+    match outcome {
+        "ok" => None,
+        "email_mismatch" if seat.call == Call::TryRedeemWrong => None,
+        "token_not_found" => Some("OT001"),
+        "token_consumed" => Some("OT003"),
+        "user_not_found" => Some("OT007"),
+        other => Some(other),
+    }
+}
+
+/// Whether the tables say something else.
+fn contradiction(seat: Seat, token: &Token, answer: &Answer, tables: &Tables) -> Option<()> {
+    let email = seat.email();
+    let row = tables.ledger.get(&token.id);
+    let is_so = match answer {
+        Answer::Issued(issued) => issued.iter().all(|(id, email)| {
+            tables
+                .ledger
+                .get(id)
+                .is_some_and(|row| row.email == *email)
+        }),
+        Answer::Redeemed(redeemed) => {
+            let of_address = tables.users.get(&email);
+            of_address.is_some_and(|ids| *ids == [redeemed.user_id.clone()])
+                && redeemed.email == email
+                && redeemed.token_id == token.id
+                && redeemed.replayed == (seat.call == Call::RedeemAgain)
+                && row.is_some_and(|row| row.consumed_by.as_ref() == Some(&redeemed.user_id))
+        }
+        Answer::Outcome(outcome) if outcome == "email_mismatch" => {
+            row.is_some_and(|row| row.failed_attempts == 1)
+        }
+        // It writes nothing, and the token may have been revoked since.
+        Answer::Outcome(_) => true,
+        Answer::Decision(decision) => decision == "redeem",
+        Answer::Status(status) => status == "revoked" && row.is_some_and(|row| row.revoked),
+        Answer::Count(_) if seat.call == Call::Purge => true,
+        Answer::Count(_) => row.is_some_and(|row| row.revoked),
+        Answer::Deleted(deleted) => *deleted && row.is_none(),
+    };
+    (!is_so).then_some(())
+}
+
+/// What a call may be refused with, because of the change alone.
+fn allowed(scene: &Scene, seat: Seat, moment: Moment) -> Vec<&'static str> {
+    let mut allowed = vec![];
+    let older = seat.session.has_snapshot() && moment == Moment::Met;
+    // Several of them purge the same rows.
+    if older && seat.call == Call::Purge {
+        allowed.push("40001");
+    }
+    if !scene.commits {
+        return allowed;
+    }
+    let change = &scene.change;
+    if older && change.writes_rows_anew() {
+        // The rows are not those that the snapshot sees.
+        allowed.extend(["40001", "OT001", "OT007", "23503"]);
+    }
+    if change.takes_an_arbiter() {
+        allowed.push("42P10");
+    }
+    allowed.extend_from_slice(match change.kind {
+        Rename | SetSchema => &["42P01"],
+        // The foreign keys lead to the table that was replaced.
+        Swap | SwapWithNames | SwapFromSchema => &["23503"],
+        RenameColumn | DropColumn => &["42809", "42703", "42P10", "42P13"],
+        ViewInPlace | PartitionedInPlace => &["42809", "42P10"],
+        Truncate => &["OT001", "OT007", "23503", "02000"],
+        SchemaRename => &["42P01", "3F000", "42883"],
+        SchemaReplace => &["42883"],
+        ExtensionDrop => &["42P01", "3F000", "42883"],
+        ExtensionDropAndCreate => &["OT001", "OT007", "23503", "02000", "42501"],
+        _ => &[],
+    });
+    allowed
+}
+
+/// What is broken in tables and indexes, ours and those that took their places or lost them.
+pub fn damage(database: &Database) -> Vec<String> {
+    let mut superuser = database.superuser();
+    let mut wrong = vec![];
+    let relations = |superuser: &mut Client, kind: &str| -> Vec<String> {
+        let query = "
+            SELECT c.oid::regclass::text
+              FROM pg_class AS c LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
+             WHERE c.relkind::text = $1 AND c.relnamespace::regnamespace::text NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+               AND coalesce(i.indisvalid, true) AND (c.relkind <> 'i' OR c.relam = 403)";
+        let rows = superuser.query(query, &[&kind]).expect("no catalogue");
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+    for index in relations(&mut superuser, "i") {
+        let check = format!("SELECT bt_index_check('{index}', true)");
+        if let Err(error) = superuser.query_one(&check, &[]) {
+            wrong.push(format!("{index} is damaged: {error:?}"));
+        }
+    }
+    for table in relations(&mut superuser, "r") {
+        let check = format!("SELECT msg FROM verify_heapam('{table}')");
+        match superuser.query(&check, &[]) {
+            Ok(rows) => wrong.extend(rows.iter().map(|row| format!("{table}: {}", row.get::<_, String>(0)))),
+            Err(error) => wrong.push(format!("{table} is damaged: {error:?}")),
+        }
+    }
+    wrong.extend(twice(&mut superuser));
+    wrong
+}
+
+/// Addresses that more than one user has, whatever an index says.
+fn twice(superuser: &mut Client) -> Vec<String> {
+    superuser
+        .batch_execute("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off")
+        .expect("settings of PostgreSQL's");
+    let query = "SELECT email FROM magic_link.users GROUP BY 1 HAVING count(*) > 1";
+    // Where there is no such table, nobody is there twice.
+    let rows = superuser.query(query, &[]).unwrap_or_default();
+    rows.iter()
+        .map(|row| format!("{} is there twice", row.get::<_, String>(0)))
+        .collect()
+}
