@@ -92,22 +92,20 @@ pub fn ddl(run: &Run) -> String {
     tally.line()
 }
 
-/// Every change, committed and rolled back, with each setting, in an order of the seed's.
-fn shuffled(cluster: &Cluster, fixture: &Fixture, seed: u64, turn: u64) -> Vec<Scene> {
+/// Every change, committed and rolled back, in an order of the seed's.
+pub fn shuffled(cluster: &Cluster, fixture: &Fixture, seed: u64, turn: u64) -> Vec<Scene> {
     let mut random = generator(seed, turn, 0);
     let mut scenes = vec![];
     for change in changes(cluster, fixture) {
         for commits in [true, false] {
-            for setting in Setting::ALL {
-                let sample = |_: &Seat| random.random_bool(0.3);
-                let seats = seats(sample);
-                scenes.push(Scene {
-                    change: change.clone(),
-                    commits,
-                    setting,
-                    seats,
-                });
-            }
+            let setting = Setting::ALL[random.random_range(0..Setting::ALL.len())];
+            let seats = seats(|_| random.random_bool(0.3));
+            scenes.push(Scene {
+                change: change.clone(),
+                commits,
+                setting,
+                seats,
+            });
         }
     }
     scenes.shuffle(&mut random);
@@ -115,7 +113,7 @@ fn shuffled(cluster: &Cluster, fixture: &Fixture, seed: u64, turn: u64) -> Vec<S
 }
 
 /// Every call in a warm and in a cold session, and some with an older snapshot.
-fn seats(mut sample: impl FnMut(&Seat) -> bool) -> Vec<Seat> {
+pub fn seats(mut sample: impl FnMut(&Seat) -> bool) -> Vec<Seat> {
     Seat::all()
         .filter(|seat| !seat.session.has_snapshot() || sample(seat))
         .collect()
@@ -180,19 +178,20 @@ pub fn play(
     let database = copy_of(cluster, fixture);
     scene.setting.apply(&database);
     let before = Ends::of(&database);
-    let played = act(&database, fixture, scene, tally);
-    let facts = Facts::read(&database, &before);
-    let mut wrong: Vec<String> = played
-        .iter()
-        .flat_map(|played| complaint(scene, fixture, played, &facts))
-        .collect();
-    wrong.extend(damage(&database));
-    wrong.extend(told_by_log(&database));
-    for played in &played {
-        tally.add(&played.met);
-        tally.add(&played.later);
-    }
-    tally.scenes += 1;
+    let wrong = match act(&database, fixture, scene, tally) {
+        Ok(played) => {
+            tally.add(&played);
+            let facts = Facts::read(&database, &before);
+            let complaints = played
+                .iter()
+                .flat_map(|played| complaint(scene, fixture, played, &facts));
+            let mut wrong: Vec<String> = complaints.collect();
+            wrong.extend(damage(&database));
+            wrong.extend(told_by_log(&database));
+            wrong
+        }
+        Err(why) => vec![why],
+    };
     if wrong.is_empty() {
         drop_database(database);
         return Ok(());
@@ -210,18 +209,29 @@ pub fn play(
 }
 
 impl Tally {
-    fn add(&mut self, answer: &Result<Answer, String>) {
-        self.calls += 1;
-        if let Err(error) = answer {
-            let code = error.split(' ').next().unwrap_or_default();
-            *self.errors.entry(code.to_owned()).or_default() += 1;
+    fn add(&mut self, played: &[Played]) {
+        self.scenes += 1;
+        for answer in played
+            .iter()
+            .flat_map(|played| [&played.met, &played.later])
+        {
+            self.calls += 1;
+            if let Err(error) = answer {
+                let code = error.split(' ').next().unwrap_or_default();
+                *self.errors.entry(code.to_owned()).or_default() += 1;
+            }
         }
     }
 }
 
 /// The change is made while everybody is seated; they call, and are waited for until each is held up or through. Then the change
 /// ends, and they call again.
-fn act(database: &Database, fixture: &Fixture, scene: &Scene, tally: &mut Tally) -> Vec<Played> {
+fn act(
+    database: &Database,
+    fixture: &Fixture,
+    scene: &Scene,
+    tally: &mut Tally,
+) -> Result<Vec<Played>, String> {
     thread::scope(|scope| {
         let mut actors: Vec<Actor> = scene
             .seats
@@ -248,9 +258,8 @@ fn act(database: &Database, fixture: &Fixture, scene: &Scene, tally: &mut Tally)
             .batch_execute("SET allow_in_place_tablespaces = on")
             .expect("a superuser");
         let mut transaction = superuser.transaction().expect("a server");
-        if let Err(error) = scene.change.apply(&mut transaction) {
-            panic!("{:?}: {error:?}", scene.change);
-        }
+        let made = scene.change.apply(&mut transaction);
+        made.map_err(|error| format!("it cannot be made: {error:?}"))?;
         for actor in &actors {
             actor.tell.send(Step::Meet).expect("a seat failed");
         }
@@ -261,7 +270,7 @@ fn act(database: &Database, fixture: &Fixture, scene: &Scene, tally: &mut Tally)
         } else {
             transaction.rollback()
         };
-        done.unwrap_or_else(|error| panic!("{:?}: {error:?}", scene.change));
+        done.map_err(|error| format!("it cannot be ended: {error:?}"))?;
         // All of them are through before one goes on: what a later call changes is not what an earlier one met.
         let met: Vec<_> = actors
             .iter()
@@ -277,7 +286,7 @@ fn act(database: &Database, fixture: &Fixture, scene: &Scene, tally: &mut Tally)
         }
         let later = actors.iter().map(Actor::hear);
         let ends = actors.iter().zip(met).zip(later);
-        ends.map(|((actor, (ended_before, met)), later)| {
+        let played = ends.map(|((actor, (ended_before, met)), later)| {
             let (Said::Met(met), Said::Later(later)) = (met, later) else {
                 panic!("{:?} spoke out of turn", actor.seat);
             };
@@ -287,8 +296,8 @@ fn act(database: &Database, fixture: &Fixture, scene: &Scene, tally: &mut Tally)
                 met,
                 later,
             }
-        })
-        .collect()
+        });
+        Ok(played.collect())
     })
 }
 
