@@ -3,6 +3,7 @@
 //! says why not; and no index is damaged.
 
 use std::collections::BTreeMap;
+use std::mem::forget;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
@@ -14,7 +15,7 @@ use rand::seq::SliceRandom;
 use crate::actions::generator;
 use crate::ddl_calls::{Answer, Fixture, Seat, Session, call, warm_up};
 use crate::ddl_changes::Change;
-use crate::ddl_verdict::{Ends, Facts, complaint, damage};
+use crate::ddl_verdict::{Facts, Originals, complaint, damage};
 use crate::run::Run;
 use crate::schedule::drop_database;
 
@@ -177,7 +178,7 @@ pub fn play(
 ) -> Result<(), String> {
     let database = copy_of(cluster, fixture);
     scene.setting.apply(&database);
-    let before = Ends::of(&database);
+    let before = Originals::of(&database);
     let wrong = match act(&database, fixture, scene, tally) {
         Ok(played) => {
             tally.add(&played);
@@ -196,6 +197,8 @@ pub fn play(
         drop_database(database);
         return Ok(());
     }
+    // It would look into the log itself, and what the scene was would not be said.
+    forget(database);
     let Scene {
         change,
         commits,
@@ -360,7 +363,7 @@ fn prepare(client: &mut Client, seat: Seat) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ends the transaction, where there is one, with its call.
+/// Originals the transaction, where there is one, with its call.
 fn finish(
     client: &mut Client,
     seat: Seat,

@@ -6,7 +6,7 @@ use magic_link_harness::postgres::{Client, Error};
 use magic_link_harness::{Calls, Cluster, Database, Redeemed};
 use uuid::Uuid;
 
-/// Who joins nothing, and who joins these organizations.
+/// What a token is issued for.
 const NOTHING: &str = "{}";
 const JOIN: &str =
     r#"{"jitOrganizationIds": ["acme", "globex"], "organizationRoleIds": {"globex": ["viewer"]}}"#;
@@ -97,8 +97,8 @@ impl Call {
         !matches!(self, Self::RedeemNew | Self::TryRedeemNew)
     }
 
-    pub fn joins(self) -> bool {
-        self.context() == JOIN
+    pub fn makes_members(self) -> bool {
+        self.context() == JOIN && !matches!(self, Self::Create | Self::CreateAll)
     }
 }
 

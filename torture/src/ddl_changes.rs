@@ -95,7 +95,6 @@ pub enum Kind {
     Rewrite,
     AddColumn,
     RenameColumn,
-    DropColumn,
     Unlogged,
     Tablespace,
     Cluster,
@@ -130,7 +129,7 @@ pub enum Kind {
 
 use Kind::*;
 
-const OF_TABLES: [Kind; 24] = [
+const OF_TABLES: [Kind; 23] = [
     Rename,
     RenameThereAndBack,
     Swap,
@@ -141,7 +140,6 @@ const OF_TABLES: [Kind; 24] = [
     Rewrite,
     AddColumn,
     RenameColumn,
-    DropColumn,
     Unlogged,
     Tablespace,
     Cluster,
@@ -207,15 +205,10 @@ impl Change {
         changes
     }
 
-    /// What PostgreSQL lets anybody do. It drops none of the tables: their types are the extension's.
+    /// PostgreSQL drops no table and no column of an extension's, unless the extension goes with it; and what a logged table refers to
+    /// is logged.
     fn is_possible(&self) -> bool {
-        match self.kind {
-            // A logged table refers to the others.
-            Unlogged => self.table == LEDGER,
-            // What is in another table's foreign key is renamed alone.
-            DropColumn => matches!(self.table.as_str(), LEDGER | "users"),
-            _ => true,
-        }
+        self.kind != Unlogged || self.table == LEDGER
     }
 
     /// Whether an ON CONFLICT of ours infers the index.
@@ -286,10 +279,6 @@ impl Change {
             RenameColumn => run(&format!(
                 "ALTER TABLE {qualified} RENAME COLUMN {} TO another",
                 first_column(table)
-            )),
-            DropColumn => run(&format!(
-                "ALTER TABLE {qualified} DROP COLUMN {}",
-                if table == LEDGER { "token_hash" } else { "email" }
             )),
             Unlogged => run(&format!("ALTER TABLE {qualified} SET UNLOGGED")),
             Tablespace => run(&format!("ALTER TABLE {qualified} SET TABLESPACE elsewhere")),

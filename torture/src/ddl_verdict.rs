@@ -9,14 +9,15 @@ use uuid::Uuid;
 use crate::ddl::{Played, Scene, Setting};
 use crate::ddl_calls::{Answer, Call, Fixture, Seat, Token};
 use crate::ddl_changes::Kind::*;
+use crate::ddl_changes::LEDGER;
 
-/// The tables that had the names before.
-pub struct Ends {
+/// The tables that have the names before the change, by their oids.
+pub struct Originals {
     users: u32,
     ledger: u32,
 }
 
-impl Ends {
+impl Originals {
     pub fn of(database: &Database) -> Self {
         let oid = |table| {
             let query = format!("SELECT 'magic_link.{table}'::regclass::oid");
@@ -51,8 +52,14 @@ struct Row {
     failed_attempts: i32,
 }
 
+impl Row {
+    fn is_active(&self, email: &str) -> bool {
+        self.email == email && self.consumed_by.is_none() && !self.revoked
+    }
+}
+
 impl Facts {
-    pub fn read(database: &Database, before: &Ends) -> Self {
+    pub fn read(database: &Database, before: &Originals) -> Self {
         let mut superuser = database.superuser();
         let named = Tables {
             users: users(&mut superuser, Some("magic_link.users".to_owned())),
@@ -200,9 +207,13 @@ fn is_so(seat: Seat, token: &Token, answer: &Answer, tables: &Tables, lost: bool
         Answer::Outcome(outcome) if outcome == "email_mismatch" => {
             row.is_some_and(|row| row.failed_attempts == 1)
         }
-        // It writes nothing, and the token may have been revoked since.
-        Answer::Outcome(_) => true,
-        Answer::Decision(decision) => decision == "redeem",
+        Answer::Outcome(_) => {
+            let has_user = seat.call != Call::CheckSignIn || tables.users.contains_key(&email);
+            has_user && row.is_some_and(|row| row.is_active(&email))
+        }
+        Answer::Decision(decision) => {
+            decision == "redeem" && row.is_some_and(|row| row.is_active(&email))
+        }
         Answer::Status(status) => status == "revoked" && row.is_some_and(|row| row.revoked),
         Answer::Count(_) if seat.call == Call::Purge => true,
         Answer::Count(_) => row.is_some_and(|row| row.revoked),
@@ -224,32 +235,45 @@ fn allowed(scene: &Scene, seat: Seat, moment: Moment) -> Vec<&'static str> {
     let change = &scene.change;
     if older && change.writes_rows_anew() {
         // The rows are not those that the snapshot sees.
-        allowed.extend(["40001", "OT001", "OT007", "23503"]);
+        allowed.push("40001");
+        allowed.extend_from_slice(without_rows(&change.table, seat.call));
     }
     if change.takes_an_arbiter() {
         allowed.push("42P10");
     }
+    let later = moment == Moment::Later;
     allowed.extend_from_slice(match change.kind {
-        // Who had the token is gone, and so is the first answer.
-        Truncate if seat.call == Call::RedeemAgain => &["OT001", "OT003"],
         Rename | SetSchema => &["42P01"],
         // The foreign keys lead to the table that was replaced.
-        Swap | SwapWithNames | SwapFromSchema => &["23503"],
-        RenameColumn | DropColumn => &["42809", "42703", "42P10", "42P13"],
+        Swap | SwapWithNames | SwapFromSchema if seat.call.makes_members() => &["23503"],
+        RenameColumn => &["42809", "42703", "42P10", "42P13"],
         ViewInPlace | PartitionedInPlace => &["42809", "42P10"],
-        Truncate => &["OT001", "OT007", "23503", "02000"],
+        Truncate => without_rows(&change.table, seat.call),
         // The function itself is looked up by its name.
-        SchemaRename | ExtensionDrop if moment == Moment::Later => &["3F000"],
+        SchemaRename | ExtensionDrop if later => &["3F000"],
         SchemaRename | ExtensionDrop => &["42P01", "3F000"],
-        SchemaReplace | ExtensionDropAndCreate if moment == Moment::Later => &["42501"],
+        SchemaReplace | ExtensionDropAndCreate if later => &["42501"],
         // The view is in the schema that was replaced.
         SchemaReplace if seat.call == Call::Decide => &["42P01"],
-        // Of what was written in the tables that were replaced, those that have the names see nothing.
-        SchemaReplace if older => &["27000"],
+        // Of what it wrote before it waited, the tables that have the names now have nothing.
+        SchemaReplace if older => &["27000", "OT001", "OT007", "23503"],
         ExtensionDropAndCreate => &["OT001", "23503", "02000"],
         _ => &[],
     });
     allowed
+}
+
+/// What a call is refused with where it sees no rows in a table.
+fn without_rows(table: &str, call: Call) -> &'static [&'static str] {
+    match (table, call) {
+        (LEDGER, Call::Revoke) => &["02000"],
+        (LEDGER, _) => &["OT001"],
+        // Who had the token is gone, and so is the first answer.
+        ("users", Call::RedeemAgain) => &["OT003"],
+        ("users", Call::CheckSignIn | Call::TryRedeemSignIn) => &["OT007"],
+        ("organizations" | "organization_roles", Call::Create | Call::CreateAll) => &["23503"],
+        _ => &[],
+    }
 }
 
 /// What is broken in tables and indexes, ours and those that took their places or lost them.
