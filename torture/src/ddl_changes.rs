@@ -91,10 +91,12 @@ pub enum Kind {
     SwapWithNamesAndKeys,
     /// The same with a copy that was in another schema.
     SwapFromSchema,
+    DropAndCreate,
     SetSchema,
     Rewrite,
     AddColumn,
     RenameColumn,
+    DropColumn,
     Unlogged,
     Tablespace,
     Cluster,
@@ -129,17 +131,19 @@ pub enum Kind {
 
 use Kind::*;
 
-const OF_TABLES: [Kind; 23] = [
+const OF_TABLES: [Kind; 25] = [
     Rename,
     RenameThereAndBack,
     Swap,
     SwapWithNames,
     SwapWithNamesAndKeys,
     SwapFromSchema,
+    DropAndCreate,
     SetSchema,
     Rewrite,
     AddColumn,
     RenameColumn,
+    DropColumn,
     Unlogged,
     Tablespace,
     Cluster,
@@ -205,10 +209,16 @@ impl Change {
         changes
     }
 
-    /// PostgreSQL drops no table and no column of an extension's, unless the extension goes with it; and what a logged table refers to
-    /// is logged.
     fn is_possible(&self) -> bool {
-        self.kind != Unlogged || self.table == LEDGER
+        let table = self.table.as_str();
+        match self.kind {
+            // What a logged table refers to is logged.
+            Unlogged => table == LEDGER,
+            // Views of ours need these tables, and go with the extension alone.
+            DropAndCreate => table != "users" && table != LEDGER,
+            DropColumn => unneeded_column(table).is_some(),
+            _ => true,
+        }
     }
 
     /// Whether an ON CONFLICT of ours infers the index.
@@ -232,6 +242,7 @@ impl Change {
             Swap | SwapWithNames
                 | SwapWithNamesAndKeys
                 | SwapFromSchema
+                | DropAndCreate
                 | Rewrite
                 | AddColumn
                 | Unlogged
@@ -261,6 +272,16 @@ impl Change {
                     "CREATE SCHEMA replaced; ALTER TABLE {qualified} SET SCHEMA replaced; ALTER TABLE staged.{table} SET SCHEMA magic_link"
                 ))
             }
+            DropAndCreate => {
+                let keys = keys_by(by, table, None)?;
+                by.batch_execute(&format!("{lock}; {}", Key::drop_all(&keys)))?;
+                copy(by, table, "public.copied")?;
+                by.batch_execute(&format!(
+                    "ALTER EXTENSION magic_link DROP TABLE {qualified}; DROP TABLE {qualified};
+                     ALTER TABLE public.copied SET SCHEMA magic_link; ALTER TABLE magic_link.copied RENAME TO {table}; {}",
+                    Key::add_all(&keys)
+                ))
+            }
             SetSchema => run(&format!("ALTER TABLE {qualified} SET SCHEMA public")),
             Rewrite => {
                 let column = rewritable(table);
@@ -279,6 +300,10 @@ impl Change {
             RenameColumn => run(&format!(
                 "ALTER TABLE {qualified} RENAME COLUMN {} TO another",
                 first_column(table)
+            )),
+            DropColumn => run(&format!(
+                "ALTER TABLE {qualified} DROP COLUMN {}",
+                unneeded_column(table).unwrap_or_default()
             )),
             Unlogged => run(&format!("ALTER TABLE {qualified} SET UNLOGGED")),
             Tablespace => run(&format!("ALTER TABLE {qualified} SET TABLESPACE elsewhere")),
@@ -424,6 +449,16 @@ fn first_column(table: &str) -> &'static str {
     match table {
         "users" | "organizations" | "organization_roles" | LEDGER => "id",
         _ => "organization_id",
+    }
+}
+
+/// A column that we read and no view or foreign key of others needs.
+fn unneeded_column(table: &str) -> Option<&'static str> {
+    match table {
+        LEDGER => Some("token_hash"),
+        "organization_jit_roles" => Some("organization_role_id"),
+        "organization_jit_email_domains" => Some("email_domain"),
+        _ => None,
     }
 }
 

@@ -246,7 +246,9 @@ fn allowed(scene: &Scene, seat: Seat, moment: Moment) -> Vec<&'static str> {
         Rename | SetSchema => &["42P01"],
         // The foreign keys lead to the table that was replaced.
         Swap | SwapWithNames | SwapFromSchema if seat.call.makes_members() => &["23503"],
-        RenameColumn => &["42809", "42703", "42P10", "42P13"],
+        RenameColumn | DropColumn => &["42809", "42703", "42P10", "42P13"],
+        // It reads a column that only tables have.
+        ViewInPlace if seat.call == Call::Purge => &["42703"],
         ViewInPlace | PartitionedInPlace => &["42809", "42P10"],
         Truncate => without_rows(&change.table, seat.call),
         // The function itself is looked up by its name.

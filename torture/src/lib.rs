@@ -14,6 +14,8 @@
 //! world       the few objects on which they meet          actions     what each connection does, drawn from the seed
 //! actors      the connections at work                     journal     what they saw
 //! tables      what is there afterwards                    invariants  what has to hold between the two
+//! ddl_changes what a DBA does                             ddl_calls   who calls what meanwhile, about which rows
+//! ddl_verdict how a call may end, and what is damaged
 //! ```
 //!
 //! A seed repeats what every connection chooses and when a fault strikes, counted in transactions. It does not repeat who
