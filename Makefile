@@ -14,7 +14,7 @@ help:
 	@echo "                 STAGES=\"format clippy pg_test regress isolation connections pg_upgrade\""
 	@echo "make test-all  make test with each PostgreSQL from 15 to 18, as far as there are servers of it: PG_CONFIG_16=… names one"
 	@echo "make torture   what takes long to break it with: DURATION=600 seconds for each part, SEED=number to replay a run;"
-	@echo "                 PARTS=\"schedule kill interrupt promote hostile memcheck fuzz\" for some"
+	@echo "                 PARTS=\"schedule kill interrupt promote hostile ddl memcheck fuzz\" for some"
 	@echo "make bench     magic_link beside what would be done without it, into benches/results.md: a release build, no root,"
 	@echo "                 a quarter of an hour, 15 GB of disk; PARTS=\"instructions wal throughput bulk purge memory growth\" for some"
 	@echo "make regress   the pg_regress tests alone; TESTS=\"name name\" for some, ACCEPT=1 to accept the answers,"

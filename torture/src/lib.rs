@@ -9,11 +9,14 @@
 //! promote     the same, and a standby takes over
 //! hostile     values that nobody means well with, into every argument of every function
 //! memcheck    the same, watched by valgrind
+//! ddl         calls of every function wait for whatever a DBA does to a table
 //!
 //! world       the few objects on which they meet          actions     what each connection does, drawn from the seed
 //! actors      the connections at work                     journal     what they saw
 //! tables      what is there afterwards                    addresses   who had which when
 //! invariants  what has to hold between what they saw and what is there
+//! ddl_changes what a DBA does                             ddl_calls   who calls what meanwhile, about which rows
+//! ddl_verdict how a call may end, and what is damaged
 //! ```
 //!
 //! A seed repeats what every connection chooses and when a fault strikes, counted in transactions. It does not repeat who
@@ -22,6 +25,10 @@
 pub mod actions;
 pub mod actors;
 pub mod addresses;
+pub mod ddl;
+pub mod ddl_calls;
+pub mod ddl_changes;
+pub mod ddl_verdict;
 pub mod hostile;
 pub mod hostile_values;
 pub mod interrupt;

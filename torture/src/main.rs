@@ -4,6 +4,7 @@ use std::env;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use magic_link_torture::ddl::ddl;
 use magic_link_torture::hostile::hostile;
 use magic_link_torture::interrupt::interrupt;
 use magic_link_torture::kill::kill;
@@ -15,12 +16,13 @@ use magic_link_torture::schedule::schedule;
 /// What a part did, in one line; it panics at the first thing that does not hold.
 type Part = fn(&Run) -> String;
 
-const PARTS: [(&str, Part); 6] = [
+const PARTS: [(&str, Part); 7] = [
     ("schedule", schedule),
     ("kill", kill),
     ("interrupt", interrupt),
     ("promote", promote),
     ("hostile", hostile),
+    ("ddl", ddl),
     ("memcheck", memcheck),
 ];
 
