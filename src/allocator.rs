@@ -6,6 +6,7 @@ use std::ffi::{c_char, c_int};
 
 use pgrx::PgLogLevel;
 
+use crate::memory_reserve;
 use crate::raise::SqlState;
 
 #[global_allocator]
@@ -54,6 +55,7 @@ fn end_session() -> ! {
         fn errmsg_internal(format: *const c_char, ...) -> c_int;
         fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
     }
+    memory_reserve::give_back();
     // SAFETY: the calls that ereport(FATAL, …) expands to, in its order, with static strings. Only the
     // backend's one thread asks for memory.
     unsafe {

@@ -40,6 +40,7 @@ mod datum;
 mod doors;
 mod fmgr;
 mod invalidation;
+mod memory_reserve;
 mod raise;
 mod server_version;
 mod settings;
@@ -70,6 +71,7 @@ const VERSION: &CStr =
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
+    raise::set_memory_aside();
 }
 
 #[cfg(test)]

@@ -9,11 +9,13 @@ use std::any::Any;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicPtr, Ordering};
 
 use cee_scape::{SigJmpBufFields, call_with_sigsetjmp};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgLogLevel, pg_sys};
 
+use crate::memory_reserve;
 use crate::outcome::Refusal;
 
 /// Anything that ends a call without an answer.
@@ -34,7 +36,7 @@ pub struct Report {
     pub hint: Option<String>,
 }
 
-/// An error as PostgreSQL holds it: a copy that lives in a memory context of the call.
+/// An error as PostgreSQL holds it: a copy that lives until the next one is caught.
 #[derive(Debug)]
 pub struct Raised(*mut pg_sys::ErrorData);
 
@@ -162,6 +164,52 @@ pub fn internal(what: &str) -> Failure {
     Report::new(SqlState::INTERNAL_ERROR, message).into()
 }
 
+/// Memory for the copy of one error, set aside beforehand: where none is left the error is about that, and a
+/// copy that fails raises another one in the middle of the first.
+static ERROR_MEMORY: AtomicPtr<pg_sys::MemoryContextData> = AtomicPtr::new(std::ptr::null_mut());
+
+/// Sets memory aside for errors; called when the library is loaded.
+pub fn set_memory_aside() {
+    let size = pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize;
+    // SAFETY: a child of a context that lives as long as the process, with a static name. It keeps its first
+    // block when it is reset.
+    let memory = unsafe {
+        pg_sys::AllocSetContextCreateInternal(
+            pg_sys::TopMemoryContext,
+            c"magic_link error".as_ptr(),
+            size,
+            size,
+            size,
+        )
+    };
+    ERROR_MEMORY.store(memory, Ordering::Relaxed);
+}
+
+/// Copies the error that PostgreSQL has just jumped with. An earlier copy was thrown, or given up, before:
+/// after an error nothing is asked of PostgreSQL that could raise the next.
+///
+/// # Safety
+/// To be called where PG_CATCH would copy the error.
+unsafe fn copy_error() -> *mut pg_sys::ErrorData {
+    // Declared here without pgrx's guard, which would copy an error of the copying, and so on.
+    unsafe extern "C-unwind" {
+        fn MemoryContextReset(context: pg_sys::MemoryContext);
+        fn CopyErrorData() -> *mut pg_sys::ErrorData;
+        fn FlushErrorState();
+    }
+    // SAFETY: there is an error to copy; the current memory is put back.
+    unsafe {
+        let memory = pg_sys::CurrentMemoryContext;
+        let set_aside = ERROR_MEMORY.load(Ordering::Relaxed);
+        MemoryContextReset(set_aside);
+        pg_sys::CurrentMemoryContext = set_aside;
+        let copy = CopyErrorData();
+        pg_sys::CurrentMemoryContext = memory;
+        FlushErrorState();
+        copy
+    }
+}
+
 /// Runs one call into PostgreSQL and catches the error that it raises, whole.
 ///
 /// After an error the transaction or subtransaction is doomed: nothing more may be asked of
@@ -174,7 +222,7 @@ pub unsafe fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Failure> {
     let mut answer = MaybeUninit::uninit();
     // SAFETY: as PG_TRY does it: the exception stack points to our jump buffer while, and only
     // while, `call` runs; then, on both ways out, everything it changed is put back. A backend has
-    // one thread. After a jump `answer` is not read, and CopyErrorData has an error to copy.
+    // one thread. After a jump `answer` is not read, and there is an error to copy.
     unsafe {
         let memory = pg_sys::CurrentMemoryContext;
         let exceptions = pg_sys::PG_exception_stack;
@@ -192,9 +240,7 @@ pub unsafe fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Failure> {
             return Ok(answer.assume_init());
         }
         pg_sys::CurrentMemoryContext = memory;
-        let raised = pg_sys::CopyErrorData();
-        pg_sys::FlushErrorState();
-        Err(Failure::Postgres(Raised(raised)))
+        Err(Failure::Postgres(Raised(copy_error())))
     }
 }
 
@@ -225,10 +271,11 @@ pub unsafe fn or_throw<T: Copy>(body: impl FnOnce() -> Result<T, Failure>) -> T 
         let around = pg_sys::error_context_stack;
         let mut hiding = pg_sys::ErrorContextCallback {
             previous: std::ptr::null_mut(),
-            callback: Some(hide_statement),
+            callback: Some(on_message),
             arg: std::ptr::null_mut(),
         };
         pg_sys::error_context_stack = &raw mut hiding;
+        memory_reserve::set_aside();
         match caught(body) {
             Ok(answer) => {
                 pg_sys::error_context_stack = around;
@@ -240,14 +287,23 @@ pub unsafe fn or_throw<T: Copy>(body: impl FnOnce() -> Result<T, Failure>) -> T 
     }
 }
 
+/// Hides the statement; and where the message is that there is no memory, whoever is going to catch it gets
+/// some.
+///
 /// # Safety
 /// To be called by PostgreSQL while it makes a message.
-unsafe extern "C-unwind" fn hide_statement(_: *mut c_void) {
+unsafe extern "C-unwind" fn on_message(_: *mut c_void) {
     unsafe extern "C-unwind" {
         fn errhidestmt(hide_stmt: bool) -> c_int;
+        fn geterrcode() -> c_int;
     }
-    // SAFETY: there is a message, and this sets a flag of it.
-    unsafe { errhidestmt(true) };
+    // SAFETY: there is a message: this reads and sets fields of it.
+    unsafe {
+        errhidestmt(true);
+        if geterrcode() == SqlState::OUT_OF_MEMORY.0 {
+            memory_reserve::give_back();
+        }
+    }
 }
 
 #[inline(never)]

@@ -129,7 +129,7 @@ fn a_large_setting_ends_neither_the_session_nor_the_server() {
 #[test]
 fn where_rust_gets_no_memory_the_session_ends_and_the_server_goes_on() {
     const MANY: &str = "SELECT count(*) FROM magic_link.create_one_time_tokens(
-        ARRAY(SELECT format('person-%s@%s.example.com', n, repeat('x', 60)) FROM generate_series(1, 50000) AS n))";
+        ARRAY(SELECT format('person-%s@%s.example.com', n, repeat('x', 60)) FROM generate_series(1, 20000) AS n))";
     let db = Database::new();
     let mut witness = db.backend();
     let (mut refused, mut ended) = (0, 0);
@@ -140,18 +140,18 @@ fn where_rust_gets_no_memory_the_session_ends_and_the_server_goes_on() {
     let created = (0..).find_map(|step| match create(step * MEGABYTE) {
         Ok(created) => Some(created),
         Err(error) => {
-            let told = error.as_db_error().unwrap_or_else(|| panic!("{step} {error:?} {}", db.cluster().log()));
-            assert_eq!(told.code().code(), OUT_OF_MEMORY, "{step} {error:?} {}", db.cluster().log());
+            let told = error.as_db_error().expect("the server says why");
+            assert_eq!(told.code().code(), OUT_OF_MEMORY, "{error:?}");
             match told.severity() {
                 "FATAL" => ended += 1,
                 _ => refused += 1,
             }
-            assert!(step < 400, "it never has enough"); eprintln!("step {step} {}", told.severity());
+            assert!(step < 400, "it never has enough");
             witness.batch_execute("SELECT 1").unwrap();
             None
         }
     });
-    assert_eq!(created, Some(50_000));
-    assert_eq!(db.count("magic_link.one_time_tokens"), 50_000);
+    assert_eq!(created, Some(20_000));
+    assert_eq!(db.count("magic_link.one_time_tokens"), 20_000);
     assert!(refused > 0 && ended > 0, "{refused} refused, {ended} ended");
 }

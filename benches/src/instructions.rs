@@ -30,7 +30,11 @@ pub fn measure() -> Part {
                 .collect();
             if let Some(calls) = calls {
                 let count = stopped.instructions(contestant, &calls, true);
-                progress(&format!("  {}: {:.1} thousand", contestant.name(), count / 1e3));
+                progress(&format!(
+                    "  {}: {:.1} thousand",
+                    contestant.name(),
+                    count / 1e3
+                ));
                 counts.insert((*workload, contestant), count);
             }
         }
