@@ -4,7 +4,8 @@
 //! which is checked by a function), the views over them, and last who may do what.
 //!
 //! The rooms, and which way their arrows run:
-//! doors → issuance, redemption, session_switch → limits → lifecycle → ledger, directory → statements, index_scan → raise.
+//! doors → issuance, redemption, session_switch → limits → lifecycle → ledger, directory → statements,
+//! index_lookup → table, scan → invalidation → datum, settings → raise.
 
 use std::ffi::CStr;
 
