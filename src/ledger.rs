@@ -7,7 +7,7 @@ use pgrx::pg_sys;
 use uuid::Uuid;
 
 use crate::context::{Context, InteractionEvent};
-use crate::datum::{Jsonb, pg_uuid};
+use crate::datum::{Column, Jsonb, pg_uuid};
 use crate::email::Email;
 use crate::index_lookup::{FoundRow, HeapRow, IndexLookup, Key, LockedRow};
 use crate::outcome::Facts;
@@ -18,48 +18,30 @@ use crate::system::Moment;
 use crate::table::Table;
 use crate::token::{Token, TokenHash};
 
-/// The columns that the table has had since the first release.
-static TABLE: Table = Table::new(
-    c"one_time_tokens",
-    &[
-        (c"id", pg_sys::UUIDOID),
-        (c"token_hash", pg_sys::BYTEAOID),
-        (c"email", pg_sys::TEXTOID),
-        (c"organization_ids", pg_sys::TEXTARRAYOID),
-        (c"interaction_event", pg_sys::TEXTOID),
-        (c"context", pg_sys::JSONBOID),
-        (c"created_at", pg_sys::TIMESTAMPTZOID),
-        (c"expires_at", pg_sys::TIMESTAMPTZOID),
-        (c"consumed_at", pg_sys::TIMESTAMPTZOID),
-        (c"consumed_by", pg_sys::TEXTOID),
-        (c"revoked_at", pg_sys::TIMESTAMPTZOID),
-    ],
-);
+/// As they have been since 0.2.
+const COLUMNS: &[Column] = &[
+    (c"id", pg_sys::UUIDOID),
+    (c"token_hash", pg_sys::BYTEAOID),
+    (c"email", pg_sys::TEXTOID),
+    (c"organization_ids", pg_sys::TEXTARRAYOID),
+    (c"interaction_event", pg_sys::TEXTOID),
+    (c"context", pg_sys::JSONBOID),
+    (c"created_at", pg_sys::TIMESTAMPTZOID),
+    (c"expires_at", pg_sys::TIMESTAMPTZOID),
+    (c"consumed_at", pg_sys::TIMESTAMPTZOID),
+    (c"consumed_by", pg_sys::TEXTOID),
+    (c"revoked_at", pg_sys::TIMESTAMPTZOID),
+    (c"revoked_by", pg_sys::TEXTOID),
+    (c"failed_attempts", pg_sys::INT4OID),
+    (c"user_created", pg_sys::BOOLOID),
+    (c"memberships", pg_sys::JSONBOID),
+];
 
+/// As much of them as the first release has.
+static TABLE: Table = Table::new(c"one_time_tokens", COLUMNS.split_at(11).0);
 static BY_ID: IndexLookup = IndexLookup::unique(&TABLE, &[1]);
 
-/// All columns, as they have been since 0.2.
-static TABLE_0_2: Table = Table::new(
-    c"one_time_tokens",
-    &[
-        (c"id", pg_sys::UUIDOID),
-        (c"token_hash", pg_sys::BYTEAOID),
-        (c"email", pg_sys::TEXTOID),
-        (c"organization_ids", pg_sys::TEXTARRAYOID),
-        (c"interaction_event", pg_sys::TEXTOID),
-        (c"context", pg_sys::JSONBOID),
-        (c"created_at", pg_sys::TIMESTAMPTZOID),
-        (c"expires_at", pg_sys::TIMESTAMPTZOID),
-        (c"consumed_at", pg_sys::TIMESTAMPTZOID),
-        (c"consumed_by", pg_sys::TEXTOID),
-        (c"revoked_at", pg_sys::TIMESTAMPTZOID),
-        (c"revoked_by", pg_sys::TEXTOID),
-        (c"failed_attempts", pg_sys::INT4OID),
-        (c"user_created", pg_sys::BOOLOID),
-        (c"memberships", pg_sys::JSONBOID),
-    ],
-);
-
+static TABLE_0_2: Table = Table::new(c"one_time_tokens", COLUMNS);
 static BY_ID_0_2: IndexLookup = IndexLookup::unique(&TABLE_0_2, &[1]);
 
 statements! {
