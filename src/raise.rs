@@ -300,7 +300,7 @@ unsafe extern "C-unwind" fn on_message(_: *mut c_void) {
     // SAFETY: there is a message: this reads and sets fields of it.
     unsafe {
         errhidestmt(true);
-        if geterrcode() == SqlState::OUT_OF_MEMORY.0 {
+        if geterrcode() == SqlState::OUT_OF_MEMORY.code() {
             memory_reserve::give_back();
         }
     }
@@ -317,7 +317,7 @@ fn caught<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Throwable> 
 impl Throwable {
     /// For when there is no memory left to say what happened.
     const OUT_OF_MEMORY: Self = Self::Report {
-        sqlstate: SqlState::OUT_OF_MEMORY.0,
+        sqlstate: SqlState::OUT_OF_MEMORY.code(),
         message: c"out of memory".as_ptr().cast_mut(),
         detail: std::ptr::null_mut(),
         hint: std::ptr::null_mut(),
@@ -329,7 +329,7 @@ impl From<Failure> for Throwable {
         match failure {
             Failure::Postgres(Raised(error)) => Self::Raised(error),
             Failure::Report(report) => Self::Report {
-                sqlstate: report.sqlstate.0,
+                sqlstate: report.sqlstate.code(),
                 message: c_string(Some(report.message)),
                 detail: c_string(report.detail),
                 hint: c_string(report.hint),

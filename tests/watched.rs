@@ -159,13 +159,13 @@ fn whole_session(db: &Database) -> Vec<Issued> {
     backend.query("SELECT 1 / 0", &[]).refused("22012");
     backend.batch_execute("ROLLBACK").unwrap();
 
-    let pair = [(); 2].map(|()| backend.create(ADA, "{}").unwrap());
+    let pair = [ADA, EVE].map(|email| backend.create(email, "{}").unwrap());
     for (client, token) in [(&mut backend, &pair[0]), (&mut other, &pair[1])] {
         client.batch_execute("BEGIN").unwrap();
-        client.redeem(&token.token, ADA).unwrap();
+        client.redeem(&token.token, &token.email).unwrap();
     }
     let answers = thread::scope(|scope| {
-        let crossing = scope.spawn(|| backend.redeem(&pair[1].token, ADA).is_ok());
+        let crossing = scope.spawn(|| backend.redeem(&pair[1].token, EVE).is_ok());
         let answer = other.redeem(&pair[0].token, ADA).is_ok();
         [crossing.join().unwrap(), answer]
     });
