@@ -93,7 +93,7 @@ pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issu
 
 /// Before anything is looked up: who creates for one of the addresses waits until the transaction ends.
 fn lock_where_limited(spi: &Spi, emails: &[Email]) -> Result<(), Failure> {
-    if !limits::are_on() {
+    if !settings::limit_addresses() {
         return Ok(());
     }
     lock_addresses(spi, emails.iter().map(Email::as_str))

@@ -188,6 +188,12 @@ pub struct LockedToken<'s> {
     locked_at: Moment,
 }
 
+/// A token's row at a moment.
+pub struct TokenView<'r, 's> {
+    row: &'r HeapRow<'s>,
+    seen_at: Moment,
+}
+
 /// What a token's row says by itself.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -215,17 +221,11 @@ pub fn find<'s>(spi: &'s Spi, id: Uuid) -> Result<Option<FoundToken<'s>>, Failur
 }
 
 impl<'s> FoundToken<'s> {
-    pub fn facts(&self, claim: &Claim) -> Result<Facts, Failure> {
-        facts_of(self.0.row(), claim, Moment::now())
-    }
-
-    pub fn status(&self, at: Moment) -> Result<Status, Failure> {
-        status_of(self.0.row(), at)
-    }
-
-    /// The address that the token was issued for. It never changes.
-    pub fn email(&self) -> Result<&'s str, Failure> {
-        self.0.row().required_text(3)
+    pub fn view(&self) -> TokenView<'_, 's> {
+        TokenView {
+            row: self.0.row(),
+            seen_at: Moment::now(),
+        }
     }
 
     /// Leaves it as it is, unlocked.
@@ -243,13 +243,37 @@ impl<'s> FoundToken<'s> {
     }
 }
 
-impl LockedToken<'_> {
+impl<'s> TokenView<'_, 's> {
+    /// What there is to say of a claim.
     pub fn facts(&self, claim: &Claim) -> Result<Facts, Failure> {
-        facts_of(&self.row, claim, self.locked_at)
+        facts_of(self.row, claim, self.seen_at)
     }
 
+    /// As the view one_time_token_status has it, at this moment.
     pub fn status(&self, at: Moment) -> Result<Status, Failure> {
-        status_of(&self.row, at)
+        Ok(if !self.row.is_null(9) {
+            Status::Consumed
+        } else if !self.row.is_null(11) {
+            Status::Revoked
+        } else if self.row.required::<Moment>(8)? <= at {
+            Status::Expired
+        } else {
+            Status::Active
+        })
+    }
+
+    /// The address that the token was issued for. It never changes.
+    pub fn email(&self) -> Result<&'s str, Failure> {
+        self.row.required_text(3)
+    }
+}
+
+impl<'s> LockedToken<'s> {
+    pub fn view(&self) -> TokenView<'_, 's> {
+        TokenView {
+            row: &self.row,
+            seen_at: self.locked_at,
+        }
     }
 
     /// The organizations to join, in order of id.
@@ -314,19 +338,6 @@ fn facts_of(row: &HeapRow, claim: &Claim, now: Moment) -> Result<Facts, Failure>
         expired: row.required::<Moment>(8)? <= now,
         event_allowed: event.is_none()
             || event == claim.interaction_event.map(InteractionEvent::as_str),
-    })
-}
-
-/// As the view one_time_token_status has it.
-fn status_of(row: &HeapRow, now: Moment) -> Result<Status, Failure> {
-    Ok(if !row.is_null(9) {
-        Status::Consumed
-    } else if !row.is_null(11) {
-        Status::Revoked
-    } else if row.required::<Moment>(8)? <= now {
-        Status::Expired
-    } else {
-        Status::Active
     })
 }
 
@@ -452,7 +463,7 @@ mod tests {
         for (claim, refusal) in wrong {
             let refused = Outcome::Refused(refusal);
             assert_eq!(verdict(&spi, &claim), refused);
-            let locked = lock(&spi, &claim).facts(&claim).unwrap();
+            let locked = lock(&spi, &claim).view().facts(&claim).unwrap();
             assert_eq!(Outcome::judge(Some(locked), true), refused);
         }
         let right = Claim::new(&token, &ada, Some(&sign_in));
@@ -460,7 +471,7 @@ mod tests {
         let locked = lock(&spi, &right);
         locked.consume(&spi, "ada").unwrap();
         assert!(locked.consume(&spi, "eve").is_err());
-        assert!(lock(&spi, &right).status(Moment::now()).unwrap() == Status::Consumed);
+        assert!(lock(&spi, &right).view().status(Moment::now()).unwrap() == Status::Consumed);
         assert_eq!(
             verdict(&spi, &right),
             Outcome::Refused(Refusal::TokenConsumed)

@@ -32,6 +32,7 @@ mod scan;
 mod session_switch;
 mod statements;
 mod table;
+mod token_lock;
 
 // What stands between us and PostgreSQL.
 // The unit tests' own program is no server.

@@ -3,16 +3,15 @@
 use pgrx::datum::{Interval, TimestampWithTimeZone as Timestamp};
 use uuid::Uuid;
 
-use crate::address_lock::lock_addresses;
 use crate::context::InteractionEvent;
 use crate::datum::{CallMemory, pg_uuid};
 use crate::email::Email;
-use crate::ledger::{self, Status, without_row};
-use crate::limits;
+use crate::ledger::{self, Status, TokenView, without_row};
 use crate::raise::{Failure, Report, SqlState, internal};
 use crate::statements::{Parameters, Spi, statements};
 use crate::system::Moment;
 use crate::token;
+use crate::token_lock::{TokenLock, lock_token};
 
 statements! {
     // now(), which an index can use, is never later than the clock.
@@ -62,38 +61,18 @@ pub enum Revoker {
 /// asked while it was active has revoked it, however long the row was waited for.
 pub fn revoke(spi: &Spi, id: Uuid) -> Result<Option<Status>, Failure> {
     let asked_at = Moment::now();
-    lock_address_of(spi, id)?;
-    while let Some(token) = ledger::find(spi, id)? {
+    let refuse = |token: TokenView| {
         let status = token.status(asked_at)?;
-        if status != Status::Active {
-            token.close()?;
-            return Ok(Some(status));
-        }
-        let Some(locked) = token.lock(id)? else {
-            continue;
-        };
-        let status = locked.status(asked_at)?;
-        if status != Status::Active {
-            return Ok(Some(status));
-        }
-        locked.revoke(spi, asked_at)?;
-        return Ok(Some(Status::Revoked));
-    }
-    unknown(spi, id).map(|()| None)
-}
-
-/// Where a limit is on, before the token's row, as who creates for the address takes them: in another
-/// order two transactions that each do several things could meet crosswise (40P01).
-fn lock_address_of(spi: &Spi, id: Uuid) -> Result<(), Failure> {
-    if !limits::are_on() {
-        return Ok(());
-    }
-    let Some(token) = ledger::find(spi, id)? else {
-        return Ok(());
+        Ok((status != Status::Active).then_some(status))
     };
-    let email = token.email()?;
-    token.close()?;
-    lock_addresses(spi, [email])
+    match lock_token(spi, id, refuse)? {
+        TokenLock::Locked(token) => {
+            token.revoke(spi, asked_at)?;
+            Ok(Some(Status::Revoked))
+        }
+        TokenLock::Refused(status) => Ok(Some(status)),
+        TokenLock::NotFound => unknown(spi, id).map(|()| None),
+    }
 }
 
 /// Revokes the active tokens of addresses that are locked, and answers how many they were.
@@ -121,13 +100,12 @@ pub fn revoke_all(
 
 /// Deletes a token's row, and answers whether there was one.
 pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
-    lock_address_of(spi, id)?;
-    let token = Parameters::of(pg_uuid(id));
-    let deleted = spi.execute(&DELETE, token).map_err(without_row)? > 0;
-    if !deleted {
-        unknown(spi, id)?;
+    let never = |_: TokenView| Ok(None::<()>);
+    if !matches!(lock_token(spi, id, never)?, TokenLock::Locked(_)) {
+        return unknown(spi, id).map(|()| false);
     }
-    Ok(deleted)
+    let deleted = spi.execute(&DELETE, Parameters::of(pg_uuid(id)));
+    Ok(deleted.map_err(without_row)? > 0)
 }
 
 /// 40001 where a token is unknown only because it was issued after the transaction's snapshot.

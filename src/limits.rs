@@ -32,11 +32,6 @@ pub struct Full {
     pub seconds: Option<i64>,
 }
 
-/// Whether a setting asks for the address to be locked before its tokens are counted or ended.
-pub fn are_on() -> bool {
-    settings::revoke_previous() || settings::max_active_tokens().is_some()
-}
-
 /// Makes room for one more token of each address, all of which are locked.
 pub fn make_room(
     spi: &Spi,

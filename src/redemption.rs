@@ -12,18 +12,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use pgrx::datum::TimestampWithTimeZone as Timestamp;
 use uuid::Uuid;
 
-use crate::address_lock::lock_addresses;
 use crate::context::{Context, InteractionEvent};
 use crate::datum::Jsonb;
 use crate::directory::{self, Member, Membership, UserId};
 use crate::email::Email;
-use crate::ledger::{self, Claim, Consumed, LockedToken};
-use crate::limits;
-use crate::outcome::{Facts, Outcome, Refusal};
+use crate::ledger::{self, Claim, Consumed, TokenView};
+use crate::outcome::{Outcome, Refusal};
 use crate::raise::{Failure, Report, SqlState};
 use crate::settings;
 use crate::statements::Spi;
 use crate::system::new_uuid;
+use crate::token_lock::{TokenLock, lock_token};
 
 /// What a redeemed token came to.
 pub struct Redemption<'c> {
@@ -62,9 +61,18 @@ pub fn redeem<'c>(
     claim: &Claim,
     release: Release,
 ) -> Result<Result<Redemption<'c>, Refusal>, Failure> {
-    let token = match lock_redeemable(spi, claim)? {
-        Ok(token) => token,
-        Err(refusal) => return Ok(replay(spi, claim, refusal, release)?.ok_or(refusal)),
+    let refuse = |token: TokenView| {
+        Ok(match Outcome::judge(Some(token.facts(claim)?), true) {
+            Outcome::Ok => None,
+            Outcome::Refused(refusal) => Some(refusal),
+        })
+    };
+    let token = match lock_token(spi, claim.id, refuse)? {
+        TokenLock::Locked(token) => token,
+        TokenLock::Refused(refusal) => {
+            return Ok(replay(spi, claim, refusal, release)?.ok_or(refusal));
+        }
+        TokenLock::NotFound => return Ok(Err(Refusal::TokenNotFound)),
     };
     let joins = !token.organization_ids()?.is_empty();
     let Some(user) = resolve_user(spi, claim, joins)? else {
@@ -74,37 +82,7 @@ pub fn redeem<'c>(
     complete(spi, claim, consumed, user, release).map(Ok)
 }
 
-/// Locks the token's row if the claim is good, before and behind the lock. What is refused at the first
-/// look stays unlocked, and costs a tenth of an UPDATE that finds nothing.
-fn lock_redeemable<'s>(
-    spi: &'s Spi,
-    claim: &Claim,
-) -> Result<Result<LockedToken<'s>, Refusal>, Failure> {
-    let mut address_is_locked = !limits::are_on();
-    while let Some(token) = ledger::find(spi, claim.id)? {
-        if let Outcome::Refused(refusal) = Outcome::judge(Some(token.facts(claim)?), true) {
-            token.close()?;
-            return Ok(Err(refusal));
-        }
-        if !address_is_locked {
-            // Before the token's row: who creates under a limit takes them in this order, too.
-            token.close()?;
-            lock_addresses(spi, [claim.email.as_str()])?;
-            address_is_locked = true;
-            continue;
-        }
-        let Some(locked) = token.lock(claim.id)? else {
-            continue;
-        };
-        return Ok(match Outcome::judge(Some(locked.facts(claim)?), true) {
-            Outcome::Ok => Ok(locked),
-            Outcome::Refused(refusal) => Err(refusal),
-        });
-    }
-    Ok(Err(Refusal::TokenNotFound))
-}
-
-/// The same as `redeem`, and a claim with the wrong address is remembered.
+/// The same, and a claim with the wrong address is remembered.
 pub fn try_redeem<'c>(
     spi: &Spi<'c>,
     claim: &Claim,
@@ -119,30 +97,13 @@ pub fn try_redeem<'c>(
 
 /// Only what could be redeemed, by the right address, is worth counting for.
 fn record_failed_attempt(spi: &Spi, claim: &Claim) -> Result<(), Failure> {
-    let counts = |facts: Facts| {
-        facts.hash_matches
-            && !(facts.email_matches || facts.consumed || facts.revoked || facts.expired)
+    let refuse = |token: TokenView| {
+        let facts = token.facts(claim)?;
+        let ended = facts.consumed || facts.revoked || facts.expired;
+        Ok((!facts.hash_matches || facts.email_matches || ended).then_some(()))
     };
-    let mut address_is_locked = !limits::are_on();
-    while let Some(token) = ledger::find(spi, claim.id)? {
-        if !counts(token.facts(claim)?) {
-            return token.close();
-        }
-        if !address_is_locked {
-            // The token's own address, which is not the one that was presented.
-            let email = token.email()?;
-            token.close()?;
-            lock_addresses(spi, [email])?;
-            address_is_locked = true;
-            continue;
-        }
-        let Some(locked) = token.lock(claim.id)? else {
-            continue;
-        };
-        if counts(locked.facts(claim)?) {
-            locked.record_failed_attempt(spi, settings::max_failed_attempts())?;
-        }
-        return Ok(());
+    if let TokenLock::Locked(token) = lock_token(spi, claim.id, refuse)? {
+        token.record_failed_attempt(spi, settings::max_failed_attempts())?;
     }
     Ok(())
 }

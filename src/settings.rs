@@ -164,6 +164,11 @@ pub fn max_active_tokens() -> Option<i32> {
     Some(MAX_ACTIVE_TOKENS.get()).filter(|limit| *limit > 0)
 }
 
+/// Whether a setting asks for an address to be locked before its tokens are counted or ended.
+pub fn limit_addresses() -> bool {
+    revoke_previous() || max_active_tokens().is_some()
+}
+
 /// 0 for any number.
 pub fn max_failed_attempts() -> i32 {
     MAX_FAILED_ATTEMPTS.get()

@@ -213,7 +213,8 @@ fn public_has_no_right_but_to_what_the_ledger_calls() {
            AND a.grantee = 0
         UNION ALL
         SELECT 'schema' FROM pg_namespace AS n, aclexplode(n.nspacl) AS a
-         WHERE n.nspname = 'magic_link' AND a.grantee = 0";
+         WHERE n.nspname = 'magic_link' AND a.grantee = 0
+         ORDER BY 1";
     assert_eq!(
         list(&db, rights),
         OF_PUBLIC_IN_FULL.map(|function| format!("function {function}"))
