@@ -84,7 +84,7 @@ AS 'MODULE_PATHNAME', 'magic_link_create_one_time_tokens';
 COMMENT ON FUNCTION magic_link.create_one_time_tokens(text[], integer, jsonb) IS
 'Issues a token for each address, all or none, and answers the row of create_one_time_token for each, in order.
 NULL: expires_in and context mean what they mean there.
-Errors: as there, and 22004 for a NULL address; 22023 for an array that is empty, has more than one dimension or more than 50,000 addresses, and for an address that is there twice. What is wrong with one address names its place, such as emails[2], counted from 1.';
+Errors: as there, and 22004 for a NULL address; 53200 where magic_link.revoke_previous or magic_link.max_active_tokens asks for each address to be locked and PostgreSQL''s lock table has no place for so many; 22023 for an array that is empty, has more than one dimension or more than 50,000 addresses, and for an address that is there twice. What is wrong with one address names its place, such as emails[2], counted from 1.';
 
 CREATE FUNCTION magic_link.redeem_one_time_token(
     token text,

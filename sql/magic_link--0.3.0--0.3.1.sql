@@ -4,7 +4,7 @@
 -- A CHECK runs as whoever writes the row, whom a DBA may have granted the table alone.
 --
 -- In an extension's script PostgreSQL takes all that a function's ACL has for the extension's own, and pg_dump would
--- leave out what the application has granted. So what it takes is put right: what it was, and PUBLIC's.
+-- leave out what the application has granted. So pg_init_privs is set to what it was before, and EXECUTE for PUBLIC.
 DO $$
 DECLARE
     function CONSTANT pg_catalog.regprocedure := 'magic_link.normalize_email(text)';
@@ -25,6 +25,11 @@ COMMENT ON FUNCTION magic_link.normalize_email(text) IS
 'The address in the one form that is stored and compared, byte by byte: no surrounding blanks, the domain in lower-case ASCII (IDNA), ASCII letters of the local part in lower case and nothing else changed; at most 254 bytes. Constraints of users and organization_jit_email_domains call it as whoever writes there, so that anybody may execute it.
 Errors: 22004 for NULL; 22023 for what is no address, or has a quoted local part.
 Sources: RFC 5321 (4.5.3.1), RFC 6531, UTS 46.';
+
+COMMENT ON FUNCTION magic_link.create_one_time_tokens(text[], integer, jsonb) IS
+'Issues a token for each address, all or none, and answers the row of create_one_time_token for each, in order.
+NULL: expires_in and context mean what they mean there.
+Errors: as there, and 22004 for a NULL address; 53200 where magic_link.revoke_previous or magic_link.max_active_tokens asks for each address to be locked and PostgreSQL''s lock table has no place for so many; 22023 for an array that is empty, has more than one dimension or more than 50,000 addresses, and for an address that is there twice. What is wrong with one address names its place, such as emails[2], counted from 1.';
 
 COMMENT ON FUNCTION magic_link.purge_one_time_tokens(interval, integer) IS
 'Deletes the tokens that ended (were consumed or revoked, or expired) longer than retention ago, and answers how many they were. It goes through the ledger by its primary key, oldest first, batch_size rows at a time, as far as a token may be old enough, and through what was issued while the clock was ahead; a row that is locked is left for the next time.

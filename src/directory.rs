@@ -275,21 +275,21 @@ fn grant_default_roles(
     status: MembershipStatus,
 ) -> Result<Vec<String>, Failure> {
     let mut roles = default_roles_of(spi, organization_id)?;
-    let mut granted = grant(spi, member, organization_id, &roles, status)?;
+    let mut status = status;
     for _ in 0..ATTEMPTS {
+        let granted = grant(spi, member, organization_id, &roles, status)?;
         if !granted.missed {
-            break;
+            return Ok(granted.held);
         }
         let now = default_roles_of(spi, organization_id)?;
         if now == roles {
-            break;
+            return Ok(granted.held);
         }
         roles = now;
         // Some are granted already.
-        let status = MembershipStatus::AlreadyMember;
-        granted = grant(spi, member, organization_id, &roles, status)?;
+        status = MembershipStatus::AlreadyMember;
     }
-    Ok(granted.held)
+    Err(concurrent_update())
 }
 
 /// Grants the roles that the member has not. They are locked in order of id, like the organizations: two

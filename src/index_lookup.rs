@@ -23,7 +23,7 @@ use crate::invalidation::{generation, watch};
 use crate::raise::{Failure, Report, SqlState, internal};
 use crate::scan::{Argument, LockOutcome, MAX_KEYS, Scan, SnapshotMode, Strength, Values};
 use crate::statements::Spi;
-use crate::table::{Opened, Table};
+use crate::table::{NotOpened, Table};
 
 /// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
 mod unguarded {
@@ -143,10 +143,10 @@ impl<'s> HeapRow<'s> {
         jsonb.ok_or_else(|| internal("NULL"))
     }
 
-    pub fn is_null(&self, column: usize) -> bool {
-        let place = column.wrapping_sub(1);
+    pub fn is_null(&self, column: usize) -> Result<bool, Failure> {
+        let place = self.place(column)?;
         // SAFETY: as in `datum`.
-        place < self.table.columns.len() && unsafe { *self.values.nulls.add(place) }
+        Ok(unsafe { *self.values.nulls.add(place) })
     }
 
     fn varlena(&self, column: usize, oid: pg_sys::Oid) -> Result<Option<&'s [u8]>, Failure> {
@@ -155,9 +155,18 @@ impl<'s> HeapRow<'s> {
         Ok(datum.and_then(|datum| unsafe { pgrx::FromDatum::from_datum(datum, false) }))
     }
 
-    fn datum(&self, column: usize, oid: pg_sys::Oid) -> Result<Option<pg_sys::Datum>, Failure> {
+    /// The place, from 0, of a column that is counted from 1.
+    fn place(&self, column: usize) -> Result<usize, Failure> {
         let place = column.wrapping_sub(1);
-        if !matches!(self.table.columns.get(place), Some((_, of_column)) if *of_column == oid) {
+        if place >= self.table.columns.len() {
+            return Err(internal("column"));
+        }
+        Ok(place)
+    }
+
+    fn datum(&self, column: usize, oid: pg_sys::Oid) -> Result<Option<pg_sys::Datum>, Failure> {
+        let place = self.place(column)?;
+        if self.table.columns[place].1 != oid {
             return Err(internal("column"));
         }
         // SAFETY: the table was opened with at least these columns, of these types, and the arrays have a
@@ -309,7 +318,7 @@ impl IndexLookup {
                 Ok(())
             })
         }?;
-        opened.map_err(|why| self.not_opened(why))?;
+        opened.map_err(|why| self.table.failure(why))?;
         for row in &rows {
             self.compare(row, key)?;
         }
@@ -337,7 +346,7 @@ impl IndexLookup {
                 Ok(values.map(|values| (scan, values)))
             })
         }?;
-        let found = found.map_err(|why| self.not_opened(why))?;
+        let found = found.map_err(|why| self.table.failure(why))?;
         let Some((scan, values)) = found else {
             return Ok(None);
         };
@@ -380,7 +389,7 @@ impl IndexLookup {
         // where it has none.
         let opened = unsafe {
             spi.catch(|| {
-                let relation = self.open(pg_sys::RowExclusiveLock)?;
+                let relation = self.table.open(pg_sys::RowExclusiveLock)?;
                 let triggers = (*relation).trigdesc;
                 let has_triggers = !(*relation).rd_rules.is_null()
                     || !triggers.is_null()
@@ -390,14 +399,7 @@ impl IndexLookup {
                 Ok(has_triggers)
             })
         }?;
-        opened.map_err(|why| self.not_opened(why))
-    }
-
-    fn not_opened(&self, why: Opened) -> Failure {
-        match why {
-            Opened::Missing => self.table.missing(),
-            Opened::Different | Opened::Table(_) => self.table.different(),
-        }
+        opened.map_err(|why| self.table.failure(why))
     }
 
     /// The row has the key that it was looked up by. An index that says otherwise is corrupted; but the
@@ -445,24 +447,16 @@ impl IndexLookup {
 
 /// Inside `catch`.
 impl IndexLookup {
-    unsafe fn open(&self, mode: u32) -> Result<pg_sys::Relation, Opened> {
-        // SAFETY: inside `catch`.
-        match unsafe { self.table.open(mode) } {
-            Opened::Table(relation) => Ok(relation),
-            why => Err(why),
-        }
-    }
-
     unsafe fn begin(
         &self,
         arguments: &[Argument],
         lock: u32,
         mode: SnapshotMode,
-    ) -> Result<Scan, Opened> {
+    ) -> Result<Scan, NotOpened> {
         // SAFETY: inside `catch`; the table is locked before the snapshot is taken, and both before the
         // index is chosen.
         unsafe {
-            let relation = self.open(lock)?;
+            let relation = self.table.open(lock)?;
             Scan::take_snapshot(mode);
             let index = self.index(relation);
             Ok(Scan::begin(relation, index, arguments))

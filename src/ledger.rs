@@ -37,8 +37,24 @@ const COLUMNS: &[Column] = &[
     (c"memberships", pg_sys::JSONBOID),
 ];
 
+/// Where they are, from 1.
+mod column {
+    pub const ID: usize = 1;
+    pub const TOKEN_HASH: usize = 2;
+    pub const EMAIL: usize = 3;
+    pub const ORGANIZATION_IDS: usize = 4;
+    pub const INTERACTION_EVENT: usize = 5;
+    pub const CONTEXT: usize = 6;
+    pub const EXPIRES_AT: usize = 8;
+    pub const CONSUMED_AT: usize = 9;
+    pub const CONSUMED_BY: usize = 10;
+    pub const REVOKED_AT: usize = 11;
+    pub const USER_CREATED: usize = 14;
+    pub const MEMBERSHIPS: usize = 15;
+}
+
 /// As much of them as the first release has.
-static TABLE: Table = Table::new(c"one_time_tokens", COLUMNS.split_at(11).0);
+static TABLE: Table = Table::new(c"one_time_tokens", COLUMNS.split_at(column::REVOKED_AT).0);
 static BY_ID: IndexLookup = IndexLookup::unique(&TABLE, &[1]);
 
 static TABLE_0_2: Table = Table::new(c"one_time_tokens", COLUMNS);
@@ -75,6 +91,9 @@ statements! {
                revoked_at = CASE WHEN t.failed_attempts >= NULLIF($2, 0) - 1 THEN $3 END,
                revoked_by = CASE WHEN t.failed_attempts >= NULLIF($2, 0) - 1 THEN 'magic_link.max_failed_attempts' END
          WHERE t.id = $1 AND t.consumed_at IS NULL AND t.revoked_at IS NULL";
+
+    DELETE(UUIDOID) = c"
+        DELETE FROM magic_link.one_time_tokens AS t WHERE t.id = $1";
 
     REVOKE(UUIDOID, TIMESTAMPTZOID) = c"
         UPDATE magic_link.one_time_tokens AS t
@@ -251,11 +270,11 @@ impl<'s> TokenView<'_, 's> {
 
     /// As the view one_time_token_status has it, at this moment.
     pub fn status(&self, at: Moment) -> Result<Status, Failure> {
-        Ok(if !self.row.is_null(9) {
+        Ok(if !self.row.is_null(column::CONSUMED_AT)? {
             Status::Consumed
-        } else if !self.row.is_null(11) {
+        } else if !self.row.is_null(column::REVOKED_AT)? {
             Status::Revoked
-        } else if self.row.required::<Moment>(8)? <= at {
+        } else if self.row.required::<Moment>(column::EXPIRES_AT)? <= at {
             Status::Expired
         } else {
             Status::Active
@@ -264,7 +283,7 @@ impl<'s> TokenView<'_, 's> {
 
     /// The address that the token was issued for. It never changes.
     pub fn email(&self) -> Result<&'s str, Failure> {
-        self.row.required_text(3)
+        self.row.required_text(column::EMAIL)
     }
 }
 
@@ -279,7 +298,7 @@ impl<'s> LockedToken<'s> {
     /// The organizations to join, in order of id.
     pub fn organization_ids(&self) -> Result<Vec<String>, Failure> {
         // An array can hold NULLs, if not by our doing.
-        let ids: Vec<Option<String>> = self.row.required(4)?;
+        let ids: Vec<Option<String>> = self.row.required(column::ORGANIZATION_IDS)?;
         Ok(ids.into_iter().flatten().collect())
     }
 
@@ -289,7 +308,7 @@ impl<'s> LockedToken<'s> {
         let row = self.parameters()?.and(consumed_at).and(consumer);
         change_one(spi, &CONSUME, row)?;
         Ok(Consumed {
-            context: spi.outlived_by(self.row.required_jsonb(6)?),
+            context: spi.outlived_by(self.row.required_jsonb(column::CONTEXT)?),
             organization_ids: self.organization_ids()?,
             consumed_at,
         })
@@ -298,6 +317,10 @@ impl<'s> LockedToken<'s> {
     pub fn revoke(&self, spi: &Spi, at: Moment) -> Result<(), Failure> {
         let row = self.parameters()?.and(at.timestamp()?);
         change_one(spi, &REVOKE, row)
+    }
+
+    pub fn delete(&self, spi: &Spi) -> Result<(), Failure> {
+        change_one(spi, &DELETE, self.parameters()?)
     }
 
     /// Counts a claim with the wrong address; the token is revoked when there were as many as `limit`,
@@ -312,7 +335,7 @@ impl<'s> LockedToken<'s> {
     }
 
     fn parameters(&self) -> Result<Parameters, Failure> {
-        Ok(Parameters::of(self.row.required::<pgrx::Uuid>(1)?))
+        Ok(Parameters::of(self.row.required::<pgrx::Uuid>(column::ID)?))
     }
 }
 
@@ -329,13 +352,13 @@ pub fn is_committed(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
 }
 
 fn facts_of(row: &HeapRow, claim: &Claim, now: Moment) -> Result<Facts, Failure> {
-    let event = row.text(5)?;
+    let event = row.text(column::INTERACTION_EVENT)?;
     Ok(Facts {
-        hash_matches: row.bytes(2)? == Some(claim.hash.as_bytes()),
-        email_matches: row.text(3)? == Some(claim.email.as_str()),
-        consumed: !row.is_null(9),
-        revoked: !row.is_null(11),
-        expired: row.required::<Moment>(8)? <= now,
+        hash_matches: row.bytes(column::TOKEN_HASH)? == Some(claim.hash.as_bytes()),
+        email_matches: row.text(column::EMAIL)? == Some(claim.email.as_str()),
+        consumed: !row.is_null(column::CONSUMED_AT)?,
+        revoked: !row.is_null(column::REVOKED_AT)?,
+        expired: row.required::<Moment>(column::EXPIRES_AT)? <= now,
         event_allowed: event.is_none()
             || event == claim.interaction_event.map(InteractionEvent::as_str),
     })
@@ -371,16 +394,16 @@ pub fn answer<'c>(
         && row
             .get::<Moment>(9)?
             .is_some_and(|at| at.plus_seconds(seconds) > now)
-        && !row.is_null(15);
+        && !row.is_null(column::MEMBERSHIPS)?;
     if !kept {
         return Ok(None);
     }
     Ok(Some(Answer {
-        consumed_by: row.required(10)?,
-        consumed_at: row.required(9)?,
-        user_created: row.required(14)?,
-        memberships: spi.outlived_by(row.required_jsonb(15)?),
-        context: spi.outlived_by(row.required_jsonb(6)?),
+        consumed_by: row.required(column::CONSUMED_BY)?,
+        consumed_at: row.required(column::CONSUMED_AT)?,
+        user_created: row.required(column::USER_CREATED)?,
+        memberships: spi.outlived_by(row.required_jsonb(column::MEMBERSHIPS)?),
+        context: spi.outlived_by(row.required_jsonb(column::CONTEXT)?),
     }))
 }
 

@@ -4,8 +4,8 @@
 //! which is checked by a function), the views over them, and last who may do what.
 //!
 //! The rooms, and which way their arrows run:
-//! doors → issuance, redemption, session_switch → limits → lifecycle → ledger, directory → statements,
-//! index_lookup → table, scan → invalidation → datum, settings → raise.
+//! doors → issuance, redemption, session_switch → limits → lifecycle → token_lock → ledger, directory,
+//! address_lock → statements, index_lookup → table, scan → invalidation → datum, settings → raise.
 
 use std::ffi::CStr;
 
@@ -23,6 +23,7 @@ mod token;
 mod address_lock;
 mod directory;
 mod index_lookup;
+mod invalidation;
 mod issuance;
 mod ledger;
 mod lifecycle;
@@ -35,18 +36,18 @@ mod table;
 mod token_lock;
 
 // What stands between us and PostgreSQL.
-// The unit tests' own program is no server.
-#[cfg(not(test))]
-mod allocator;
 mod datum;
 mod doors;
 mod fmgr;
-mod invalidation;
 mod memory_reserve;
 mod raise;
 mod server_version;
 mod settings;
 mod system;
+
+// The unit tests' own program is no server.
+#[cfg(not(test))]
+mod allocator;
 
 const VERSION: &CStr =
     match CStr::from_bytes_with_nul(concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()) {

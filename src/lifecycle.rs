@@ -8,6 +8,7 @@ use crate::datum::{CallMemory, pg_uuid};
 use crate::email::Email;
 use crate::ledger::{self, Status, TokenView, without_row};
 use crate::raise::{Failure, Report, SqlState, internal};
+use crate::scan::uses_transaction_snapshot;
 use crate::statements::{Parameters, Spi, statements};
 use crate::system::Moment;
 use crate::token;
@@ -21,9 +22,6 @@ statements! {
          WHERE t.email = ANY ($1) AND ($2 OR t.interaction_event IS NOT DISTINCT FROM $3)
            AND t.consumed_at IS NULL AND t.revoked_at IS NULL
            AND t.expires_at > pg_catalog.now() AND t.expires_at > pg_catalog.clock_timestamp()";
-
-    DELETE(UUIDOID) = c"
-        DELETE FROM magic_link.one_time_tokens AS t WHERE t.id = $1";
 
     // A month is not as long as another, so what is negative is seen in the answer.
     CUTOFF(INTERVALOID) = c"
@@ -101,16 +99,15 @@ pub fn revoke_all(
 /// Deletes a token's row, and answers whether there was one.
 pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
     let never = |_: TokenView| Ok(None::<()>);
-    if !matches!(lock_token(spi, id, never)?, TokenLock::Locked(_)) {
-        return unknown(spi, id).map(|()| false);
+    match lock_token(spi, id, never)? {
+        TokenLock::Locked(token) => token.delete(spi).map(|()| true),
+        TokenLock::Refused(()) | TokenLock::NotFound => unknown(spi, id).map(|()| false),
     }
-    let deleted = spi.execute(&DELETE, Parameters::of(pg_uuid(id)));
-    Ok(deleted.map_err(without_row)? > 0)
 }
 
 /// 40001 where a token is unknown only because it was issued after the transaction's snapshot.
 fn unknown(spi: &Spi, id: Uuid) -> Result<(), Failure> {
-    if !ledger::is_committed(spi, id)? {
+    if !uses_transaction_snapshot() || !ledger::is_committed(spi, id)? {
         return Ok(());
     }
     let message = "could not serialize access due to concurrent insert of the one-time token";

@@ -1,6 +1,7 @@
 //! Memory that is set aside for when there is none left: to roll back with, and to say what happened.
 //!
-//! It costs address space alone. pgrx copies each error that it catches, and where the copy fails it
+//! It costs 4 MiB of address space, which counts where the system gives out no more than it has, and no
+//! memory until it is used. pgrx copies each error that it catches, and where the copy fails it
 //! catches that one and copies it, and so on, until PostgreSQL gives up (PANIC) and with it the server.
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -15,7 +16,7 @@ static SET_ASIDE: AtomicPtr<u8> = AtomicPtr::new(null_mut());
 /// Sets memory aside, unless it is there already.
 pub fn set_aside() {
     if SET_ASIDE.load(Relaxed).is_null() {
-        // SAFETY: a layout of some size. Where there is none, nothing is set aside.
+        // SAFETY: a layout of some size. Where the system refuses, nothing is set aside.
         SET_ASIDE.store(unsafe { System.alloc(RESERVE) }, Relaxed);
     }
 }

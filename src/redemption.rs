@@ -2,7 +2,8 @@
 //!
 //! Locks are taken in one order: the address (where a limit asks for it), the token's row, the user's,
 //! then for each organization in order of id the organization, the membership and its roles in order of
-//! id. So redemptions cannot deadlock.
+//! id. So redemptions cannot deadlock; but for what is renamed while they wait for it, which they look up
+//! again.
 //!
 //! What was looked up before a lock was waited for is looked up again behind it: the token's state and
 //! the clock behind the token's lock, the user behind that, and the user's address behind the user's own.
@@ -16,6 +17,7 @@ use crate::context::{Context, InteractionEvent};
 use crate::datum::Jsonb;
 use crate::directory::{self, Member, Membership, UserId};
 use crate::email::Email;
+use crate::index_lookup::concurrent_update;
 use crate::ledger::{self, Claim, Consumed, TokenView};
 use crate::outcome::{Outcome, Refusal};
 use crate::raise::{Failure, Report, SqlState};
@@ -248,6 +250,9 @@ fn join_all<'c>(
             wanted.extend(of_domain()?);
             wanted.retain(|id| !memberships.contains_key(id));
         }
+    }
+    if !wanted.is_empty() {
+        return Err(concurrent_update());
     }
     let memberships: Vec<Membership> = memberships.into_values().collect();
     spi.to_jsonb(&memberships)

@@ -93,16 +93,17 @@ impl Statement {
 
     /// The plan, made at the first use in a session and kept until its end, or until a table has changed.
     /// A generic plan: there is one best way to a row by its key, and choosing it again at every call
-    /// would cost a tenth of a redemption. So PostgreSQL is not let choose again when a table has grown,
-    /// and a plan that was made while it was small has to be one by its indexes.
+    /// would cost a tenth of a redemption. PostgreSQL does not choose again when a table has grown, so a plan
+    /// that was made while it was small has to be one by its indexes.
     fn plan(&self) -> Result<pg_sys::SPIPlanPtr, Failure> {
         let mut kept = match self.kept.get() {
             Some(kept) => kept,
             None => self.prepare()?,
         };
-        // SAFETY: a source that is kept, as PostgreSQL's own CheckCachedPlan reads it. What it planned by
-        // itself, because a table was changed while it waited for the lock on it, is marked as
-        // PlanCacheRelCallback does it: whoever runs it still has a reference.
+        // A plan that PostgreSQL made itself, since a table was changed while it waited for the lock on it, was
+        // not made with our planner settings.
+        // SAFETY: a source that is kept, read as CheckCachedPlan does; a plan that is marked, as
+        // PlanCacheRelCallback does, is kept by whoever runs it.
         let is_planned = unsafe {
             let (source, generic) = (&*kept.source, (*kept.source).gplan);
             if !generic.is_null() && source.generation != kept.generation {

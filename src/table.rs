@@ -38,9 +38,9 @@ pub struct Table {
     compared_in: AtomicU64,
 }
 
-/// What a name led to.
-pub enum Opened {
-    Table(pg_sys::Relation),
+/// Why a table was not opened.
+#[derive(Clone, Copy)]
+pub enum NotOpened {
     /// Nothing has the name.
     Missing,
     /// Something else has it: a view, a table with other columns.
@@ -63,24 +63,24 @@ impl Table {
     ///
     /// # Safety
     /// To be called inside `catch`.
-    pub unsafe fn open(&self, mode: u32) -> Opened {
+    pub unsafe fn open(&self, mode: u32) -> Result<pg_sys::Relation, NotOpened> {
         let mode = mode as pg_sys::LOCKMODE;
         // SAFETY: as the caller promises; the table that is opened is locked.
         unsafe {
             let oid = self.lock(mode);
             if oid == pg_sys::InvalidOid {
-                return Opened::Missing;
+                return Err(NotOpened::Missing);
             }
             let generation = generation();
             let relation = unguarded::table_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
             if self.compared_in.load(Relaxed) != generation {
                 if !self.is_like(relation) {
                     unguarded::table_close(relation, mode);
-                    return Opened::Different;
+                    return Err(NotOpened::Different);
                 }
                 self.compared_in.store(generation, Relaxed);
             }
-            Opened::Table(relation)
+            Ok(relation)
         }
     }
 
@@ -159,20 +159,21 @@ impl Table {
         unsafe { unguarded::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }
 
-    /// 42P01, in the words that a statement's error has.
-    pub fn missing(&self) -> Failure {
+    /// 42P01, in the words that a statement's error has; or 42809, by a superuser: what is the extension's,
+    /// nobody else can change.
+    pub fn failure(&self, why: NotOpened) -> Failure {
         let name = self.name.to_string_lossy();
-        let message = format!("relation \"magic_link.{name}\" does not exist");
-        Report::new(SqlState::UNDEFINED_TABLE, message).into()
-    }
-
-    /// 42809. By a superuser: what is the extension's, nobody else can change.
-    pub fn different(&self) -> Failure {
-        let message = format!(
-            "magic_link.{} is not the table that the extension created",
-            self.name.to_string_lossy()
-        );
-        Report::new(SqlState::WRONG_OBJECT_TYPE, message).into()
+        match why {
+            NotOpened::Missing => Report::new(
+                SqlState::UNDEFINED_TABLE,
+                format!("relation \"magic_link.{name}\" does not exist"),
+            ),
+            NotOpened::Different => Report::new(
+                SqlState::WRONG_OBJECT_TYPE,
+                format!("magic_link.{name} is not the table that the extension created"),
+            ),
+        }
+        .into()
     }
 
     /// XX002. The row that an index led to has not the key that was looked for.

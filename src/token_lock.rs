@@ -23,18 +23,18 @@ pub fn lock_token<'s, R>(
     id: Uuid,
     refuse: impl Fn(TokenView) -> Result<Option<R>, Failure>,
 ) -> Result<TokenLock<'s, R>, Failure> {
-    let mut address_is_locked = !settings::limit_addresses();
+    let mut has_to_lock_address = settings::limit_addresses();
     // Somebody has to commit a change of the row for each further turn.
     while let Some(found) = ledger::find(spi, id)? {
         if let Some(reason) = refuse(found.view())? {
             found.close()?;
             return Ok(TokenLock::Refused(reason));
         }
-        if !address_is_locked {
+        if has_to_lock_address {
             let email = found.view().email()?;
             found.close()?;
             lock_addresses(spi, [email])?;
-            address_is_locked = true;
+            has_to_lock_address = false;
             continue;
         }
         let Some(locked) = found.lock(id)? else {

@@ -4,8 +4,8 @@
 use std::sync::LazyLock;
 
 use magic_link_harness::Cluster;
-use magic_link_torture::ddl::{Scene, Setting, Tally, changes, play};
-use magic_link_torture::ddl_calls::{Fixture, Seat, Session};
+use magic_link_torture::ddl::{Case, Setting, Tally, changes, run_case};
+use magic_link_torture::ddl_calls::{Caller, Fixture, Session};
 use magic_link_torture::ddl_changes::Kind::{self, *};
 use magic_link_torture::ddl_changes::{Change, LEDGER};
 
@@ -16,29 +16,29 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| Fixture::make(&CLUSTER));
 type Row = (Kind, &'static str, &'static str);
 
 /// Every call in a warm session; in cold ones, and with an older snapshot, in turn from change to change.
-fn seats(number: usize) -> Vec<Seat> {
-    let sits = |place: usize, seat: &Seat| match seat.session {
+fn callers(number: usize) -> Vec<Caller> {
+    let sits = |place: usize, caller: &Caller| match caller.session {
         Session::Warm => true,
         Session::Cold => (place / 4 + number).is_multiple_of(3),
         Session::Snapshot { .. } => (place + number).is_multiple_of(8),
     };
-    let seats = Seat::all().enumerate();
-    seats
-        .filter(|(place, seat)| sits(*place, seat))
-        .map(|(_, seat)| seat)
+    let callers = Caller::all().enumerate();
+    callers
+        .filter(|(place, caller)| sits(*place, caller))
+        .map(|(_, caller)| caller)
         .collect()
 }
 
 fn hold(commits: bool, rows: &[Row]) -> Tally {
     let mut tally = Tally::default();
     for (number, (kind, table, name)) in rows.iter().enumerate() {
-        let scene = Scene {
+        let case = Case {
             change: Change::new(*kind, table, name),
             commits,
             setting: Setting::ALL[number % Setting::ALL.len()],
-            seats: seats(number),
+            callers: callers(number),
         };
-        if let Err(wrong) = play(&CLUSTER, &FIXTURE, &scene, &mut tally) {
+        if let Err(wrong) = run_case(&CLUSTER, &FIXTURE, &case, &mut tally) {
             panic!("{wrong}");
         }
     }

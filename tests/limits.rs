@@ -685,6 +685,10 @@ fn a_backend_cannot_undo_them_as_it_connects() {
             assert!(error.message().contains(setting), "{error:?}");
             backend.batch_execute("DISCARD ALL").unwrap();
         }
+        // What constraints call serves whoever writes.
+        backend
+            .query_one("SELECT magic_link.normalize_email($1)", &[&ADA])
+            .unwrap();
         // Nor by undoing the transaction in which the library was loaded.
         let mut backend = connect_with(&db, setting, opposite);
         backend.batch_execute("BEGIN").unwrap();
@@ -747,4 +751,41 @@ fn a_token_that_never_expires_counts() {
     assert_eq!(backend.check_in(None, &issued.token, ADA).unwrap(), "ok");
     backend.redeem(&issued.token, ADA).unwrap();
     backend.create(ADA, "{}").unwrap();
+}
+
+/// Whatever counts or ends an address's tokens waits for who has its lock, and nobody else's address is held up.
+#[test]
+fn whoever_counts_or_ends_tokens_waits_for_the_address() {
+    type Call = fn(&mut Client, &Issued);
+    let backends: [Call; 2] = [
+        |backend, token| drop(backend.redeem(&token.token, ADA).unwrap()),
+        |backend, token| drop(backend.try_redeem_in(None, &token.token, EVE).unwrap()),
+    ];
+    let admins: [Call; 3] = [
+        |admin, token| drop(admin.revoke(token.id).unwrap()),
+        |admin, token| assert!(admin.delete(token.id).unwrap()),
+        |admin, _| assert_eq!(admin.revoke_all(ADA, None).unwrap(), 2),
+    ];
+    let calls = backends.map(|call| ("backend", call)).into_iter();
+    for (role, call) in calls.chain(admins.map(|call| ("admin", call))) {
+        let db = limited(5);
+        let token = db.backend().create(ADA, "{}").unwrap();
+        let of_eve = db.backend().create(EVE, "{}").unwrap();
+        let mut holding = db.backend();
+        holding.batch_execute("BEGIN").unwrap();
+        holding.create(ADA, "{}").unwrap();
+        db.backend().redeem(&of_eve.token, EVE).unwrap();
+        let waiting = match role {
+            "backend" => db.backend(),
+            _ => db.admin(),
+        };
+        behind(
+            &db,
+            waiting,
+            |client| call(client, &token),
+            || {
+                holding.batch_execute("COMMIT").unwrap();
+            },
+        );
+    }
 }

@@ -81,7 +81,7 @@ fn a_large_argument_ends_neither_the_session_nor_the_server() {
     for (argument, call) in calls {
         let mut client = small_session(&db, "postgres", 400 * MEGABYTE);
         match client.batch_execute(&call) {
-            // A token's, an event's or a prompt's is answered: it is none.
+            // What has not a token's shape is a token that is not found, and any text is a prompt.
             Ok(()) => assert!(
                 ["token", "prompt"]
                     .iter()

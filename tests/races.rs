@@ -959,9 +959,9 @@ fn application(db: &Database) -> Client {
 }
 
 /// What somebody does with a token, in a transaction in which it creates another for the address.
-type Deed = fn(&mut Transaction, &magic_link_harness::Issued);
+type Operation = fn(&mut Transaction, &magic_link_harness::Issued);
 
-const DEEDS: [(&str, Deed); 4] = [
+const OPERATIONS: [(&str, Operation); 4] = [
     ("redeem", |transaction, issued| {
         transaction.redeem(&issued.token, ADA).unwrap();
     }),
@@ -971,7 +971,7 @@ const DEEDS: [(&str, Deed); 4] = [
     ("delete", |transaction, issued| {
         assert!(transaction.delete(issued.id).unwrap());
     }),
-    ("mistake", |transaction, issued| {
+    ("try_redeem with another address", |transaction, issued| {
         let tried = transaction.try_redeem_in(None, &issued.token, EVE);
         assert_eq!(tried.unwrap().0, "email_mismatch");
     }),
@@ -991,15 +991,15 @@ fn create_and_redeem(client: &mut Client, token: &str) -> Result<String, String>
 /// Under a limit whatever is done with a token takes its address's lock first, as creating does: they cannot
 /// meet crosswise (40P01).
 #[test]
-fn whoever_creates_after_a_deed_does_not_deadlock_with_whoever_creates() {
+fn creating_after_another_operation_on_the_address_does_not_deadlock() {
     for (setting, value) in [("revoke_previous", "on"), ("max_active_tokens", "9")] {
-        for (name, deed) in DEEDS {
+        for (name, operation) in OPERATIONS {
             let db = Database::new();
             let issued = db.backend().create(ADA, "{}").unwrap();
             db.set(setting, value);
             let mut first = application(&db);
             let mut doing = first.transaction().unwrap();
-            deed(&mut doing, &issued);
+            operation(&mut doing, &issued);
             let second = |client: &mut Client| create_and_redeem(client, &issued.token);
             let outcome = behind(&db, application(&db), second, || {
                 doing.create(ADA, "{}").unwrap();
@@ -1008,7 +1008,7 @@ fn whoever_creates_after_a_deed_does_not_deadlock_with_whoever_creates() {
             let expected = match (name, setting) {
                 ("redeem", _) => "token_consumed",
                 ("delete", _) => "token_not_found",
-                ("mistake", "max_active_tokens") => "ok",
+                ("try_redeem with another address", "max_active_tokens") => "ok",
                 _ => "token_revoked",
             };
             assert_eq!(outcome.as_deref(), Ok(expected), "{setting} {name}");
@@ -1017,7 +1017,7 @@ fn whoever_creates_after_a_deed_does_not_deadlock_with_whoever_creates() {
 }
 
 /// A connection that waits for nobody: what is held is 55P03.
-fn impatient(mut client: Client) -> Client {
+fn with_lock_timeout(mut client: Client) -> Client {
     client.batch_execute("SET lock_timeout = '1ms'").unwrap();
     client
 }
@@ -1069,7 +1069,7 @@ fn no_role_holds_up_a_creation_by_advisory_locks() {
     let give_up = "SELECT pg_advisory_unlock_all()";
     creating.batch_execute(give_up).unwrap();
     assert_eq!(held_by(&db, process), columns);
-    let mut another = impatient(db.backend());
+    let mut another = with_lock_timeout(db.backend());
     another.create(ADA, "{}").refused("55P03");
     creating.commit().unwrap();
     assert!(another.create(ADA, "{}").is_ok());
@@ -1084,7 +1084,7 @@ fn two_addresses_do_not_wait_for_each_other() {
         let mut first = db.backend();
         let mut creating = first.transaction().unwrap();
         creating.create(ADA, "{}").unwrap();
-        let mut another = impatient(db.backend());
+        let mut another = with_lock_timeout(db.backend());
         let issued = another.create(EVE, "{}").unwrap();
         assert!(another.redeem(&issued.token, EVE).is_ok());
         another.create(ADA, "{}").refused("55P03");

@@ -2,7 +2,7 @@
 //! and what they make of them.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database};
+use magic_link_harness::{Calls, Database, Refused};
 
 const ADA: &str = "ada@example.com";
 
@@ -134,4 +134,22 @@ fn a_trigger_sees_the_planners_settings_of_its_session() {
     let settings = format!("on,on,on,{jit},auto");
     let expected = ["DELETE", "INSERT", "UPDATE"].map(|kind| format!("{kind} {settings}"));
     assert_eq!(seen, expected);
+}
+
+/// What a trigger keeps from being written or deleted is an error, and not an answer that says it was done, or that
+/// there was nothing to do.
+#[test]
+fn a_row_that_a_trigger_suppresses_is_an_error() {
+    let db = Database::new();
+    let issued = db.backend().create(ADA, "{}").unwrap();
+    trigger(&db, "RETURN NULL;");
+    let (mut backend, mut admin) = (db.backend(), db.admin());
+    backend.create(ADA, "{}").refused("27000");
+    backend.redeem(&issued.token, ADA).refused("27000");
+    backend
+        .try_redeem_in(None, &issued.token, "eve@example.com")
+        .refused("27000");
+    admin.revoke(issued.id).refused("27000");
+    admin.delete(issued.id).refused("27000");
+    assert_eq!(db.status_of(&issued), "active");
 }

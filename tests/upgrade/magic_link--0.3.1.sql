@@ -7,7 +7,7 @@ The ordering of items is not stable, it is driven by a dependency graph.
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:58
+-- src/lib.rs:59
 -- bootstrap
 -- The schema is made here, strictly: a schema that somebody made before is not adopted.
 DO $$
@@ -30,7 +30,7 @@ COMMENT ON SCHEMA magic_link IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:59
+-- src/lib.rs:60
 -- requires:
 --   schema
 
@@ -120,7 +120,7 @@ AS 'MODULE_PATHNAME', 'magic_link_create_one_time_tokens';
 COMMENT ON FUNCTION magic_link.create_one_time_tokens(text[], integer, jsonb) IS
 'Issues a token for each address, all or none, and answers the row of create_one_time_token for each, in order.
 NULL: expires_in and context mean what they mean there.
-Errors: as there, and 22004 for a NULL address; 22023 for an array that is empty, has more than one dimension or more than 50,000 addresses, and for an address that is there twice. What is wrong with one address names its place, such as emails[2], counted from 1.';
+Errors: as there, and 22004 for a NULL address; 53200 where magic_link.revoke_previous or magic_link.max_active_tokens asks for each address to be locked and PostgreSQL''s lock table has no place for so many; 22023 for an array that is empty, has more than one dimension or more than 50,000 addresses, and for an address that is there twice. What is wrong with one address names its place, such as emails[2], counted from 1.';
 
 CREATE FUNCTION magic_link.redeem_one_time_token(
     token text,
@@ -247,7 +247,7 @@ Errors: 22004 for NULL; 22023 for a negative retention, or a batch_size below 1;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:64
+-- src/lib.rs:65
 -- requires:
 --   functions
 
@@ -453,7 +453,7 @@ SELECT pg_catalog.pg_extension_config_dump('magic_link.organization_jit_email_do
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:69
+-- src/lib.rs:70
 -- requires:
 --   tables
 
@@ -586,7 +586,7 @@ COMMENT ON COLUMN magic_link.one_time_token_activity.median_seconds IS 'The medi
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:70
+-- src/lib.rs:71
 -- finalize
 -- Last, when everything exists. EXECUTE is PUBLIC's by PostgreSQL's default; the rest could be by
 -- default privileges of the role that installs.

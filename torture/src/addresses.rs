@@ -15,7 +15,7 @@ use crate::journal::{Answer, Deed, Entry, Hold, Token, What, Window};
 use crate::tables::{Changed, Tables};
 
 /// A time for which an account had an address.
-struct Spell {
+struct Period {
     email: String,
     begin: Window,
     /// None where it lasts.
@@ -26,7 +26,7 @@ struct Spell {
 struct Account {
     /// By others than redemptions, in their order.
     changes: Vec<Changed>,
-    spells: Vec<Spell>,
+    periods: Vec<Period>,
 }
 
 pub struct Addresses<'a> {
@@ -59,7 +59,7 @@ impl<'a> Addresses<'a> {
         for (user, account) in &mut accounts {
             let created = created.get(user.as_str()).copied();
             let created = created.unwrap_or_else(Window::of_any_time);
-            account.spells = spells(&account.changes, tables.users.get(user), created, &commits);
+            account.periods = periods(&account.changes, tables.users.get(user), created, &commits);
         }
         Self { accounts, journal }
     }
@@ -77,9 +77,9 @@ impl<'a> Addresses<'a> {
 
     /// Whether the account had the address at any time.
     pub fn ever_had(&self, user: &str, email: &str) -> bool {
-        self.spells_of(user)
+        self.periods_of(user)
             .iter()
-            .any(|spell| spell.email == email)
+            .any(|period| period.email == email)
     }
 
     /// An account's address changes by a change that somebody made, and by nothing else.
@@ -153,15 +153,15 @@ impl<'a> Addresses<'a> {
         } else {
             since
         };
-        let had = |spell: &Spell| {
-            spell.email == token.email
-                && spell.begin.may_be_by(answered)
-                && spell.end.is_none_or(|end| end.may_be_after(kept))
+        let had = |period: &Period| {
+            period.email == token.email
+                && period.begin.may_be_by(answered)
+                && period.end.is_none_or(|end| end.may_be_after(kept))
         };
-        let spells = self.spells_of(user);
-        if !spells.iter().any(had) {
+        let periods = self.periods_of(user);
+        if !periods.iter().any(had) {
             wrong.push(format!(
-                "{token:?} was redeemed by {user} between {} and {}, joining: {joins}, and the account had other addresses then: {spells:?}",
+                "{token:?} was redeemed by {user} between {} and {}, joining: {joins}, and the account had other addresses then: {periods:?}",
                 shown(since),
                 shown(answered)
             ));
@@ -178,30 +178,30 @@ impl<'a> Addresses<'a> {
             return None;
         }
         let during = call.deed.during;
-        let had = |spell: &Spell| {
-            spell.email == token.email
-                && !spell.begin.may_be_after(during.from)
+        let had = |period: &Period| {
+            period.email == token.email
+                && !period.begin.may_be_after(during.from)
                 && !during
                     .to
-                    .is_none_or(|to| spell.end.is_some_and(|end| end.may_be_by(to)))
+                    .is_none_or(|to| period.end.is_some_and(|end| end.may_be_by(to)))
         };
         let account = self
             .accounts
             .iter()
-            .find(|(_, account)| account.spells.iter().any(had));
+            .find(|(_, account)| account.periods.iter().any(had));
         account.map(|(user, account)| {
             format!(
                 "{token:?} had no user at {}, and {user} was there: {:?}",
                 shown(during.from),
-                account.spells
+                account.periods
             )
         })
     }
 
-    fn spells_of(&self, user: &str) -> &[Spell] {
+    fn periods_of(&self, user: &str) -> &[Period] {
         self.accounts
             .get(user)
-            .map_or(&[], |account| account.spells.as_slice())
+            .map_or(&[], |account| account.periods.as_slice())
     }
 
     fn calls(&self) -> impl Iterator<Item = Call<'a>> + use<'a> {
@@ -224,7 +224,7 @@ impl<'a> Addresses<'a> {
         }
         let deeds = &call.entry.deeds[..=call.place];
         let made_here = deeds.iter().any(|deed| created_by(deed) == Some(user));
-        let first = account.spells.first().map(|spell| spell.email.as_str());
+        let first = account.periods.first().map(|period| period.email.as_str());
         made_here.then_some(first)
     }
 }
@@ -250,12 +250,12 @@ fn creations(journal: &[Entry]) -> HashMap<&str, Window> {
 }
 
 /// The times of an account, one after the other. `now` is its address at the end.
-fn spells(
+fn periods(
     changes: &[Changed],
     now: Option<&String>,
     created: Window,
     commits: &HashMap<i64, Window>,
-) -> Vec<Spell> {
+) -> Vec<Period> {
     let first = match changes.first() {
         Some(first) => first.old.clone(),
         None => now.cloned(),
@@ -270,7 +270,7 @@ fn spells(
     let ends = windows.iter().copied().skip(1).map(Some).chain([None]);
     let times = emails.into_iter().zip(windows.iter().copied().zip(ends));
     times
-        .filter_map(|(email, (begin, end))| email.map(|email| Spell { email, begin, end }))
+        .filter_map(|(email, (begin, end))| email.map(|email| Period { email, begin, end }))
         .collect()
 }
 
@@ -296,7 +296,7 @@ fn earlier(one: Option<SystemTime>, other: Option<SystemTime>) -> Option<SystemT
     }
 }
 
-impl fmt::Debug for Spell {
+impl fmt::Debug for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let to = |window: Window| window.to.map_or("?".to_owned(), shown);
         let (begin, end) = (self.begin, self.end);

@@ -13,7 +13,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 
 use crate::actions::generator;
-use crate::ddl_calls::{Answer, Fixture, Seat, Session, call, warm_up};
+use crate::ddl_calls::{Answer, Caller, Fixture, Session, call, warm_up};
 use crate::ddl_changes::Change;
 use crate::ddl_verdict::{Facts, Originals, complaint, damage};
 use crate::run::Run;
@@ -46,17 +46,17 @@ impl Setting {
 
 /// One transaction with a change, and who meets it.
 #[derive(Debug, Clone)]
-pub struct Scene {
+pub struct Case {
     pub change: Change,
     pub commits: bool,
     pub setting: Setting,
-    pub seats: Vec<Seat>,
+    pub callers: Vec<Caller>,
 }
 
-/// What several scenes came to.
+/// What several cases came to.
 #[derive(Default)]
 pub struct Tally {
-    pub scenes: u64,
+    pub cases: u64,
     pub calls: u64,
     /// Of the calls, how many were held up by the change.
     pub waited: u64,
@@ -66,12 +66,12 @@ pub struct Tally {
 impl Tally {
     pub fn line(&self) -> String {
         let Self {
-            scenes,
+            cases,
             calls,
             waited,
             errors,
         } = self;
-        format!("{scenes} changes, {calls} calls, {waited} of them waited; refused: {errors:?}")
+        format!("{cases} changes, {calls} calls, {waited} of them waited; refused: {errors:?}")
     }
 }
 
@@ -80,11 +80,11 @@ pub fn ddl(run: &Run) -> String {
     let fixture = Fixture::make(&cluster);
     let mut tally = Tally::default();
     for turn in 0.. {
-        for scene in shuffled(&cluster, &fixture, run.seed, turn) {
+        for case in shuffled(&cluster, &fixture, run.seed, turn) {
             if !run.goes_on() {
                 return tally.line();
             }
-            if let Err(wrong) = play(&cluster, &fixture, &scene, &mut tally) {
+            if let Err(wrong) = run_case(&cluster, &fixture, &case, &mut tally) {
                 panic!("SEED={}\n{wrong}", run.seed);
             }
             run.progress(&tally.line());
@@ -94,29 +94,29 @@ pub fn ddl(run: &Run) -> String {
 }
 
 /// Every change, committed and rolled back, in an order of the seed's.
-pub fn shuffled(cluster: &Cluster, fixture: &Fixture, seed: u64, turn: u64) -> Vec<Scene> {
+pub fn shuffled(cluster: &Cluster, fixture: &Fixture, seed: u64, turn: u64) -> Vec<Case> {
     let mut random = generator(seed, turn, 0);
-    let mut scenes = vec![];
+    let mut cases = vec![];
     for change in changes(cluster, fixture) {
         for commits in [true, false] {
             let setting = Setting::ALL[random.random_range(0..Setting::ALL.len())];
-            let seats = seats(|_| random.random_bool(0.3));
-            scenes.push(Scene {
+            let callers = callers(|_| random.random_bool(0.3));
+            cases.push(Case {
                 change: change.clone(),
                 commits,
                 setting,
-                seats,
+                callers,
             });
         }
     }
-    scenes.shuffle(&mut random);
-    scenes
+    cases.shuffle(&mut random);
+    cases
 }
 
 /// Every call in a warm and in a cold session, and some with an older snapshot.
-pub fn seats(mut sample: impl FnMut(&Seat) -> bool) -> Vec<Seat> {
-    Seat::all()
-        .filter(|seat| !seat.session.has_snapshot() || sample(seat))
+pub fn callers(mut sample: impl FnMut(&Caller) -> bool) -> Vec<Caller> {
+    Caller::all()
+        .filter(|caller| !caller.session.has_snapshot() || sample(caller))
         .collect()
 }
 
@@ -133,31 +133,31 @@ pub fn copy_of<'a>(cluster: &'a Cluster, fixture: &Fixture) -> Database<'a> {
     Database::bare(cluster, &format!("TEMPLATE {}", fixture.database))
 }
 
-/// How a seat's two calls ended: the one that met the change, and one when all was over.
+/// How a caller's two calls ended: the one that met the change, and one when all was over.
 pub struct Played {
-    pub seat: Seat,
+    pub caller: Caller,
     /// The first one ended before the change did.
     pub ended_before: bool,
     pub met: Result<Answer, String>,
     pub later: Result<Answer, String>,
 }
 
-/// What somebody at a seat is told to do next.
+/// What somebody at a caller is told to do next.
 enum Step {
     Meet,
     GoOn,
 }
 
-/// What somebody at a seat says.
+/// What somebody at a caller says.
 enum Said {
-    Seated(i32),
+    Connected(i32),
     Met(Result<Answer, String>),
     Later(Result<Answer, String>),
 }
 
-/// Somebody at a seat, as the scene sees them.
+/// Somebody at a caller, as the case sees them.
 struct Actor {
-    seat: Seat,
+    caller: Caller,
     tell: Sender<Step>,
     hear: Receiver<Said>,
     process_id: i32,
@@ -165,27 +165,27 @@ struct Actor {
 
 impl Actor {
     fn hear(&self) -> Said {
-        self.hear.recv().expect("a seat failed")
+        self.hear.recv().expect("a caller failed")
     }
 }
 
-/// Plays the scene; what does not hold is the error.
-pub fn play(
+/// Plays the case; what does not hold is the error.
+pub fn run_case(
     cluster: &Cluster,
     fixture: &Fixture,
-    scene: &Scene,
+    case: &Case,
     tally: &mut Tally,
 ) -> Result<(), String> {
     let database = copy_of(cluster, fixture);
-    scene.setting.apply(&database);
+    case.setting.apply(&database);
     let before = Originals::of(&database);
-    let wrong = match act(&database, fixture, scene, tally) {
+    let wrong = match act(&database, fixture, case, tally) {
         Ok(played) => {
             tally.add(&played);
             let facts = Facts::read(&database, &before);
             let complaints = played
                 .iter()
-                .flat_map(|played| complaint(scene, fixture, played, &facts));
+                .flat_map(|played| complaint(case, fixture, played, &facts));
             let mut wrong: Vec<String> = complaints.collect();
             wrong.extend(damage(&database));
             wrong.extend(told_by_log(&database));
@@ -197,14 +197,14 @@ pub fn play(
         drop_database(database);
         return Ok(());
     }
-    // It would look into the log itself, and what the scene was would not be said.
+    // It would look into the log itself, and what the case was would not be said.
     forget(database);
-    let Scene {
+    let Case {
         change,
         commits,
         setting,
         ..
-    } = scene;
+    } = case;
     Err(format!(
         "{change:?} commits: {commits}, {setting:?}\n  {}",
         wrong.join("\n  ")
@@ -213,7 +213,7 @@ pub fn play(
 
 impl Tally {
     fn add(&mut self, played: &[Played]) {
-        self.scenes += 1;
+        self.cases += 1;
         for answer in played
             .iter()
             .flat_map(|played| [&played.met, &played.later])
@@ -227,24 +227,24 @@ impl Tally {
     }
 }
 
-/// The change is made while everybody is seated; they call, and are waited for until each is held up or through. Then the change
+/// The change is made while everybody is connected; they call, and are waited for until each is held up or through. Then the change
 /// ends, and they call again.
 fn act(
     database: &Database,
     fixture: &Fixture,
-    scene: &Scene,
+    case: &Case,
     tally: &mut Tally,
 ) -> Result<Vec<Played>, String> {
     thread::scope(|scope| {
-        let mut actors: Vec<Actor> = scene
-            .seats
+        let mut actors: Vec<Actor> = case
+            .callers
             .iter()
-            .map(|&seat| {
+            .map(|&caller| {
                 let (tell, told) = channel();
                 let (say, hear) = channel();
-                scope.spawn(move || sit(database, fixture, seat, &told, &say));
+                scope.spawn(move || serve_caller(database, fixture, caller, &told, &say));
                 Actor {
-                    seat,
+                    caller,
                     tell,
                     hear,
                     process_id: 0,
@@ -252,7 +252,7 @@ fn act(
             })
             .collect();
         for actor in &mut actors {
-            if let Said::Seated(process_id) = actor.hear() {
+            if let Said::Connected(process_id) = actor.hear() {
                 actor.process_id = process_id;
             }
         }
@@ -261,14 +261,14 @@ fn act(
             .batch_execute("SET allow_in_place_tablespaces = on")
             .expect("a superuser");
         let mut transaction = superuser.transaction().expect("a server");
-        let made = scene.change.apply(&mut transaction);
+        let made = case.change.apply(&mut transaction);
         made.map_err(|error| format!("it cannot be made: {error:?}"))?;
         for actor in &actors {
-            actor.tell.send(Step::Meet).expect("a seat failed");
+            actor.tell.send(Step::Meet).expect("a caller failed");
         }
         let ended = until_held_up_or_through(database, &actors);
         tally.waited += ended.iter().filter(|ended| ended.is_none()).count() as u64;
-        let done = if scene.commits {
+        let done = if case.commits {
             transaction.commit()
         } else {
             transaction.rollback()
@@ -285,16 +285,16 @@ fn act(
             })
             .collect();
         for actor in &actors {
-            actor.tell.send(Step::GoOn).expect("a seat failed");
+            actor.tell.send(Step::GoOn).expect("a caller failed");
         }
         let later = actors.iter().map(Actor::hear);
         let ends = actors.iter().zip(met).zip(later);
         let played = ends.map(|((actor, (ended_before, met)), later)| {
             let (Said::Met(met), Said::Later(later)) = (met, later) else {
-                panic!("{:?} spoke out of turn", actor.seat);
+                panic!("{:?} answered before it was asked", actor.caller);
             };
             Played {
-                seat: actor.seat,
+                caller: actor.caller,
                 ended_before,
                 met,
                 later,
@@ -329,48 +329,48 @@ fn until_held_up_or_through(database: &Database, actors: &[Actor]) -> Vec<Option
 }
 
 /// Where whoever commanded them is gone they leave.
-fn sit(
+fn serve_caller(
     database: &Database,
     fixture: &Fixture,
-    seat: Seat,
+    caller: Caller,
     told: &Receiver<Step>,
     say: &Sender<Said>,
 ) {
     let mut client = database.connect_as(&fixture.role);
     let process_id = process_id(&mut client);
-    prepare(&mut client, seat).expect("nothing is changed yet");
-    let [first, second] = fixture.tokens(seat);
-    let mut goes_on = say.send(Said::Seated(process_id)).is_ok() && told.recv().is_ok();
+    prepare(&mut client, caller).expect("nothing is changed yet");
+    let [first, second] = fixture.tokens(caller);
+    let mut goes_on = say.send(Said::Connected(process_id)).is_ok() && told.recv().is_ok();
     if goes_on {
-        let answer = finish(&mut client, seat, |client| call(client, seat, first));
+        let answer = finish(&mut client, caller, |client| call(client, caller, first));
         goes_on = say.send(Said::Met(answer)).is_ok() && told.recv().is_ok();
     }
     if goes_on {
-        let answer = call(&mut client, seat, second).map_err(|error| shown(&error));
+        let answer = call(&mut client, caller, second).map_err(|error| shown(&error));
         // Nobody may be left to hear it, and that is no failure of this call's.
         let _ = say.send(Said::Later(answer));
     }
 }
 
-fn prepare(client: &mut Client, seat: Seat) -> Result<(), Error> {
-    if seat.session.is_warm() {
-        warm_up(client, seat)?;
+fn prepare(client: &mut Client, caller: Caller) -> Result<(), Error> {
+    if caller.session.is_warm() {
+        warm_up(client, caller)?;
     }
-    if seat.session.has_snapshot() {
+    if caller.session.has_snapshot() {
         // No table is read, so that the change need not wait for it.
         client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
     }
     Ok(())
 }
 
-/// Originals the transaction, where there is one, with its call.
+/// Ends the transaction, where there is one, after its call.
 fn finish(
     client: &mut Client,
-    seat: Seat,
+    caller: Caller,
     call: impl FnOnce(&mut Client) -> Result<Answer, Error>,
 ) -> Result<Answer, String> {
     let answer = call(client);
-    let ended = match seat.session {
+    let ended = match caller.session {
         Session::Snapshot { .. } => client.batch_execute("COMMIT"),
         _ => Ok(()),
     };

@@ -158,12 +158,12 @@ impl Session {
 
 /// A session and its call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Seat {
+pub struct Caller {
     pub call: Call,
     pub session: Session,
 }
 
-impl Seat {
+impl Caller {
     pub fn all() -> impl Iterator<Item = Self> {
         let sessions = |call| Session::ALL.map(|session| Self { call, session });
         Call::ALL.into_iter().flat_map(sessions)
@@ -202,7 +202,7 @@ pub struct Fixture {
     pub database: String,
     /// Who calls.
     pub role: String,
-    tokens: HashMap<Seat, [Token; 2]>,
+    tokens: HashMap<Caller, [Token; 2]>,
 }
 
 impl Fixture {
@@ -226,8 +226,8 @@ impl Fixture {
         }
     }
 
-    pub fn tokens(&self, seat: Seat) -> &[Token; 2] {
-        &self.tokens[&seat]
+    pub fn tokens(&self, caller: Caller) -> &[Token; 2] {
+        &self.tokens[&caller]
     }
 }
 
@@ -243,9 +243,9 @@ fn make_tablespace(database: &Database) {
 }
 
 fn fill_directory(database: &Database) {
-    let users: Vec<String> = Seat::all()
-        .filter(|seat| seat.call.has_user())
-        .map(Seat::email)
+    let users: Vec<String> = Caller::all()
+        .filter(|caller| caller.call.has_user())
+        .map(Caller::email)
         .collect();
     database
         .superuser()
@@ -276,22 +276,22 @@ fn fill_directory(database: &Database) {
     ));
 }
 
-fn issue_all(database: &Database) -> HashMap<Seat, [Token; 2]> {
+fn issue_all(database: &Database) -> HashMap<Caller, [Token; 2]> {
     let mut superuser = database.superuser();
     superuser
         .batch_execute("SET magic_link.replay_window = '1d'")
         .expect("no setting");
-    let mut issue = |seat: Seat| {
+    let mut issue = |caller: Caller| {
         let gone = superuser
             .create("gone@example.com", NOTHING)
             .expect("no token");
         superuser.delete(gone.id).expect("it is there");
         let issued = superuser
-            .create(&seat.email(), seat.call.context())
+            .create(&caller.email(), caller.call.context())
             .expect("no token");
-        if seat.call == Call::RedeemAgain {
+        if caller.call == Call::RedeemAgain {
             superuser
-                .redeem(&issued.token, &seat.email())
+                .redeem(&issued.token, &caller.email())
                 .expect("it is good");
         }
         Token {
@@ -299,8 +299,8 @@ fn issue_all(database: &Database) -> HashMap<Seat, [Token; 2]> {
             secret: issued.token,
         }
     };
-    Seat::all()
-        .map(|seat| (seat, [issue(seat), issue(seat)]))
+    Caller::all()
+        .map(|caller| (caller, [issue(caller), issue(caller)]))
         .collect()
 }
 
@@ -314,8 +314,8 @@ fn fill_ledger(database: &Database) {
 }
 
 /// Calls every function, so that the session has kept all that it keeps.
-pub fn warm_up(client: &mut Client, seat: Seat) -> Result<(), Error> {
-    let email = &format!("warm-{}", seat.email());
+pub fn warm_up(client: &mut Client, caller: Caller) -> Result<(), Error> {
+    let email = &format!("warm-{}", caller.email());
     let [first, second, third] = ["a", "b", "c"].map(|letter| format!("{letter}-{email}"));
     client.create_all(&[&first, &second, &third], JOIN)?;
     let issued = client.create(email, JOIN)?;
@@ -336,16 +336,16 @@ pub fn warm_up(client: &mut Client, seat: Seat) -> Result<(), Error> {
     Ok(())
 }
 
-/// The seat's call about this token.
-pub fn call(client: &mut Client, seat: Seat, token: &Token) -> Result<Answer, Error> {
-    let email = &seat.email();
+/// The caller's call about this token.
+pub fn call(client: &mut Client, caller: Caller, token: &Token) -> Result<Answer, Error> {
+    let email = &caller.email();
     let secret = &token.secret;
     let redeemed = |redeemed: Redeemed| Answer::Redeemed(Box::new(redeemed));
     let tried = |(outcome, row): (String, Option<Redeemed>)| match row {
         Some(row) => redeemed(row),
         None => Answer::Outcome(outcome),
     };
-    Ok(match seat.call {
+    Ok(match caller.call {
         Call::Create => {
             let issued = client.create(email, JOIN)?;
             Answer::Issued(vec![(issued.id, issued.email)])

@@ -6,8 +6,8 @@ use magic_link_harness::Database;
 use magic_link_harness::postgres::Client;
 use uuid::Uuid;
 
-use crate::ddl::{Played, Scene, Setting};
-use crate::ddl_calls::{Answer, Call, Fixture, Seat, Token};
+use crate::ddl::{Case, Played, Setting};
+use crate::ddl_calls::{Answer, Call, Caller, Fixture, Token};
 use crate::ddl_changes::Kind::*;
 use crate::ddl_changes::LEDGER;
 
@@ -113,20 +113,20 @@ fn ledger(superuser: &mut Client, table: Option<String>) -> HashMap<Uuid, Row> {
     rows.iter().map(row).collect()
 }
 
-/// What is wrong with the two calls of a seat.
-pub fn complaint(scene: &Scene, fixture: &Fixture, played: &Played, facts: &Facts) -> Vec<String> {
-    let seat = played.seat;
-    let [first, second] = fixture.tokens(seat);
-    let places = match scene.change.kind {
+/// What is wrong with the two calls of a caller.
+pub fn complaint(case: &Case, fixture: &Fixture, played: &Played, facts: &Facts) -> Vec<String> {
+    let caller = played.caller;
+    let [first, second] = fixture.tokens(caller);
+    let places = match case.change.kind {
         _ if played.ended_before => vec![&facts.original],
         // What was written before the wait is in the tables that were there.
         SchemaReplace => vec![&facts.named, &facts.original],
         _ => vec![&facts.named],
     };
-    let met = judge(scene, seat, first, &played.met, &places, Moment::Met);
+    let met = judge(case, caller, first, &played.met, &places, Moment::Met);
     let later = judge(
-        scene,
-        seat,
+        case,
+        caller,
         second,
         &played.later,
         &[&facts.named],
@@ -135,7 +135,7 @@ pub fn complaint(scene: &Scene, fixture: &Fixture, played: &Played, facts: &Fact
     let say = |when, wrong| {
         format!(
             "{:?} {:?} {when} (ended before: {}): {wrong}",
-            seat.call, seat.session, played.ended_before
+            caller.call, caller.session, played.ended_before
         )
     };
     let met = met.map(|wrong| say("meeting the change", wrong));
@@ -150,28 +150,28 @@ enum Moment {
 }
 
 fn judge(
-    scene: &Scene,
-    seat: Seat,
+    case: &Case,
+    caller: Caller,
     token: &Token,
     answer: &Result<Answer, String>,
     places: &[&Tables],
     moment: Moment,
 ) -> Option<String> {
-    if let Some(code) = refusal(seat, answer) {
-        let used = seat.call == Call::RedeemAgain && scene.setting != Setting::Replay;
-        let allowed = allowed(scene, seat, moment);
+    if let Some(code) = refusal(caller, answer) {
+        let used = caller.call == Call::RedeemAgain && case.setting != Setting::Replay;
+        let allowed = allowed(case, caller, moment);
         let known = used && code == "OT003" || allowed.contains(&code);
         return (!known).then(|| format!("{answer:?}, where only {allowed:?} may be"));
     }
     let answer = answer.as_ref().ok()?;
-    let lost = scene.commits && scene.change.loses_rows();
+    let lost = case.commits && case.change.loses_rows();
     let mut places = places.iter();
-    let is_so = places.any(|tables| is_so(seat, token, answer, tables, lost));
-    (!is_so).then(|| format!("{answer:?} of {} is not so", seat.email()))
+    let is_so = places.any(|tables| is_so(caller, token, answer, tables, lost));
+    (!is_so).then(|| format!("{answer:?} of {} is not so", caller.email()))
 }
 
 /// The SQLSTATE of a call that was refused, whichever way it says so.
-fn refusal(seat: Seat, answer: &Result<Answer, String>) -> Option<&str> {
+fn refusal(caller: Caller, answer: &Result<Answer, String>) -> Option<&str> {
     let outcome = match answer {
         Err(error) => return error.split(' ').next(),
         Ok(Answer::Outcome(outcome)) => outcome.as_str(),
@@ -179,7 +179,7 @@ fn refusal(seat: Seat, answer: &Result<Answer, String>) -> Option<&str> {
     };
     match outcome {
         "ok" => None,
-        "email_mismatch" if seat.call == Call::TryRedeemWrong => None,
+        "email_mismatch" if caller.call == Call::TryRedeemWrong => None,
         "token_not_found" => Some("OT001"),
         "token_consumed" => Some("OT003"),
         "user_not_found" => Some("OT007"),
@@ -188,8 +188,8 @@ fn refusal(seat: Seat, answer: &Result<Answer, String>) -> Option<&str> {
 }
 
 /// Whether the tables say the same; `lost` where the token may be gone.
-fn is_so(seat: Seat, token: &Token, answer: &Answer, tables: &Tables, lost: bool) -> bool {
-    let email = seat.email();
+fn is_so(caller: Caller, token: &Token, answer: &Answer, tables: &Tables, lost: bool) -> bool {
+    let email = caller.email();
     let row = tables.ledger.get(&token.id);
     match answer {
         Answer::Count(0) | Answer::Deleted(false) if lost && row.is_none() => true,
@@ -201,42 +201,42 @@ fn is_so(seat: Seat, token: &Token, answer: &Answer, tables: &Tables, lost: bool
             of_address.is_some_and(|ids| *ids == [redeemed.user_id.clone()])
                 && redeemed.email == email
                 && redeemed.token_id == token.id
-                && redeemed.replayed == (seat.call == Call::RedeemAgain)
+                && redeemed.replayed == (caller.call == Call::RedeemAgain)
                 && row.is_some_and(|row| row.consumed_by.as_ref() == Some(&redeemed.user_id))
         }
         Answer::Outcome(outcome) if outcome == "email_mismatch" => {
             row.is_some_and(|row| row.failed_attempts == 1)
         }
         Answer::Outcome(_) => {
-            let has_user = seat.call != Call::CheckSignIn || tables.users.contains_key(&email);
+            let has_user = caller.call != Call::CheckSignIn || tables.users.contains_key(&email);
             has_user && row.is_some_and(|row| row.is_active(&email))
         }
         Answer::Decision(decision) => {
             decision == "redeem" && row.is_some_and(|row| row.is_active(&email))
         }
         Answer::Status(status) => status == "revoked" && row.is_some_and(|row| row.revoked),
-        Answer::Count(_) if seat.call == Call::Purge => true,
+        Answer::Count(_) if caller.call == Call::Purge => true,
         Answer::Count(_) => row.is_some_and(|row| row.revoked),
         Answer::Deleted(deleted) => *deleted && row.is_none(),
     }
 }
 
 /// What a call may be refused with, because of the change alone.
-fn allowed(scene: &Scene, seat: Seat, moment: Moment) -> Vec<&'static str> {
+fn allowed(case: &Case, caller: Caller, moment: Moment) -> Vec<&'static str> {
     let mut allowed = vec![];
-    let older = seat.session.has_snapshot() && moment == Moment::Met;
+    let older = caller.session.has_snapshot() && moment == Moment::Met;
     // Several of them purge the same rows.
-    if older && seat.call == Call::Purge {
+    if older && caller.call == Call::Purge {
         allowed.push("40001");
     }
-    if !scene.commits {
+    if !case.commits {
         return allowed;
     }
-    let change = &scene.change;
+    let change = &case.change;
     if older && change.writes_rows_anew() {
         // The rows are not those that the snapshot sees.
         allowed.push("40001");
-        allowed.extend_from_slice(without_rows(&change.table, seat.call));
+        allowed.extend_from_slice(without_rows(&change.table, caller.call));
     }
     if change.takes_an_arbiter() {
         allowed.push("42P10");
@@ -245,18 +245,18 @@ fn allowed(scene: &Scene, seat: Seat, moment: Moment) -> Vec<&'static str> {
     allowed.extend_from_slice(match change.kind {
         Rename | SetSchema => &["42P01"],
         // The foreign keys lead to the table that was replaced.
-        Swap | SwapWithNames | SwapFromSchema if seat.call.makes_members() => &["23503"],
+        Swap | SwapWithNames | SwapFromSchema if caller.call.makes_members() => &["23503"],
         RenameColumn | DropColumn => &["42809", "42703", "42P10", "42P13"],
         // It reads a column that only tables have.
-        ViewInPlace if seat.call == Call::Purge => &["42703"],
+        ViewInPlace if caller.call == Call::Purge => &["42703"],
         ViewInPlace | PartitionedInPlace => &["42809", "42P10"],
-        Truncate => without_rows(&change.table, seat.call),
+        Truncate => without_rows(&change.table, caller.call),
         // The function itself is looked up by its name.
         SchemaRename | ExtensionDrop if later => &["3F000"],
         SchemaRename | ExtensionDrop => &["42P01", "3F000"],
         SchemaReplace | ExtensionDropAndCreate if later => &["42501"],
         // The view is in the schema that was replaced.
-        SchemaReplace if seat.call == Call::Decide => &["42P01"],
+        SchemaReplace if caller.call == Call::Decide => &["42P01"],
         // Of what it wrote before it waited, the tables that have the names now have nothing.
         SchemaReplace if older => &["27000", "OT001", "OT007", "23503"],
         ExtensionDropAndCreate => &["OT001", "23503", "02000"],
