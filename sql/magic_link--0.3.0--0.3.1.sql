@@ -18,6 +18,14 @@ BEGIN
     UPDATE pg_catalog.pg_init_privs AS i
        SET initprivs = privileges
      WHERE i.objoid OPERATOR(pg_catalog.=) function AND i.classoid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass;
+    -- Since PostgreSQL 17 it also notes who is in there (deptype i), and would let none of them be dropped.
+    DELETE FROM pg_catalog.pg_shdepend AS d
+     WHERE d.dbid OPERATOR(pg_catalog.=) (
+               SELECT b.oid FROM pg_catalog.pg_database AS b WHERE b.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+       AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+       AND d.objid OPERATOR(pg_catalog.=) function AND d.deptype OPERATOR(pg_catalog.=) 'i'
+       AND NOT EXISTS (SELECT FROM pg_catalog.aclexplode(privileges) AS a
+                        WHERE d.refobjid OPERATOR(pg_catalog.=) ANY (ARRAY[a.grantee, a.grantor]));
 END
 $$;
 

@@ -206,10 +206,11 @@ pub fn join(
     roles: Option<&[String]>,
 ) -> Result<Membership, Failure> {
     let status = add_member(spi, member, organization_id)?;
-    let role_ids = match (status, roles) {
-        (MembershipStatus::OrganizationMissing, _) => vec![],
-        (_, Some(roles)) => grant(spi, member, organization_id, roles, status)?.held,
-        (_, None) => grant_default_roles(spi, member, organization_id, status)?,
+    let role_ids = match status {
+        MembershipStatus::OrganizationMissing => vec![],
+        MembershipStatus::Added | MembershipStatus::AlreadyMember => {
+            grant(spi, member, organization_id, roles, status)?
+        }
     };
     Ok(Membership {
         organization_id: organization_id.to_owned(),
@@ -258,74 +259,78 @@ fn is_kept(spi: &Spi, lookup: &'static IndexLookup, key: &[Key]) -> Result<bool,
     Ok(lookup.lock(spi, key, Strength::KeyShare)?.is_some())
 }
 
-/// What granting roles came to.
-struct Granted {
-    /// All that the member holds, in order of id.
-    held: Vec<String>,
-    /// Whether one of the roles was not there.
-    missed: bool,
-}
-
-/// Grants the organization's default roles. One that is not there once its lock was waited for may have
-/// been renamed, or replaced by another: then they are looked up again.
-fn grant_default_roles(
-    spi: &Spi,
-    member: Member,
-    organization_id: &str,
-    status: MembershipStatus,
-) -> Result<Vec<String>, Failure> {
-    let mut roles = default_roles_of(spi, organization_id)?;
-    let mut status = status;
-    for _ in 0..ATTEMPTS {
-        let granted = grant(spi, member, organization_id, &roles, status)?;
-        if !granted.missed {
-            return Ok(granted.held);
-        }
-        let now = default_roles_of(spi, organization_id)?;
-        if now == roles {
-            return Ok(granted.held);
-        }
-        roles = now;
-        // Some are granted already.
-        status = MembershipStatus::AlreadyMember;
-    }
-    Err(concurrent_update())
-}
-
-/// Grants the roles that the member has not. They are locked in order of id, like the organizations: two
-/// redemptions cannot deadlock. A role that is being deleted is waited for and passed over.
+/// Grants the roles that the member has not, and answers all that it holds then. First all are locked, then all are
+/// written, each time in order of id: two redemptions cannot deadlock.
 fn grant(
     spi: &Spi,
     member: Member,
     organization_id: &str,
-    roles: &[String],
+    roles: Option<&[String]>,
     status: MembershipStatus,
-) -> Result<Granted, Failure> {
-    let row = |role: &str| membership(organization_id, member.user).and(role);
+) -> Result<Vec<String>, Failure> {
     // Where it is so, nobody else sees this membership, or gives it a role.
     let is_ours = status == MembershipStatus::Added && !member.triggers;
-    let (insert, mut held) = if is_ours {
+    let (insert, held) = if is_ours {
         (&INSERT_ROLE, vec![])
     } else {
         let held = held_roles(spi, member.user, organization_id)?;
         (&INSERT_ROLE_IF_MISSING, held)
     };
-    let mut missed = false;
-    for role in roles {
-        if held.contains(role) {
-            continue;
-        }
-        if !is_kept(spi, &ROLES_BY_ID, &[Key::Text(role)])? {
+    let granted = match roles {
+        Some(roles) => lock_roles(spi, roles, &held)?.kept,
+        None => lock_default_roles(spi, organization_id, &held)?,
+    };
+    for role in &granted {
+        let row = membership(organization_id, member.user).and(role.as_str());
+        spi.execute(insert, row)?;
+    }
+    if is_ours {
+        return Ok(granted);
+    }
+    held_roles(spi, member.user, organization_id)
+}
+
+/// What locking roles came to.
+struct LockedRoles {
+    /// Those that are there, and stay until the end of the transaction; in order.
+    kept: Vec<String>,
+    /// Whether one of them was not there.
+    missed: bool,
+}
+
+/// Locks these roles but for those that are held. One that is being deleted is waited for and passed over.
+fn lock_roles(spi: &Spi, roles: &[String], held: &[String]) -> Result<LockedRoles, Failure> {
+    let (mut kept, mut missed) = (vec![], false);
+    for role in roles.iter().filter(|role| !held.contains(role)) {
+        if is_kept(spi, &ROLES_BY_ID, &[Key::Text(role)])? {
+            kept.push(role.clone());
+        } else {
             missed = true;
-            continue;
         }
-        spi.execute(insert, row(role))?;
-        held.push(role.clone());
     }
-    if !is_ours {
-        held = held_roles(spi, member.user, organization_id)?;
+    Ok(LockedRoles { kept, missed })
+}
+
+/// Locks the organization's default roles. One that is not there once its lock was waited for may have been
+/// renamed, or replaced by another: then they are looked up again.
+fn lock_default_roles(
+    spi: &Spi,
+    organization_id: &str,
+    held: &[String],
+) -> Result<Vec<String>, Failure> {
+    let mut roles = default_roles_of(spi, organization_id)?;
+    for _ in 0..ATTEMPTS {
+        let locked = lock_roles(spi, &roles, held)?;
+        if !locked.missed {
+            return Ok(locked.kept);
+        }
+        let now = default_roles_of(spi, organization_id)?;
+        if now == roles {
+            return Ok(locked.kept);
+        }
+        roles = now;
     }
-    Ok(Granted { held, missed })
+    Err(concurrent_update())
 }
 
 /// In order of id.

@@ -151,7 +151,8 @@ impl<'s> HeapRow<'s> {
 
     fn varlena(&self, column: usize, oid: pg_sys::Oid) -> Result<Option<&'s [u8]>, Failure> {
         let datum = self.datum(column, oid)?;
-        // SAFETY: a text and a bytea have the same form; in memory of the connection's.
+        // SAFETY: a text and a bytea have the same form. In memory of the connection's, and so is what is
+        // detoasted, since no other connection is opened inside of it.
         Ok(datum.and_then(|datum| unsafe { pgrx::FromDatum::from_datum(datum, false) }))
     }
 
@@ -453,45 +454,69 @@ impl IndexLookup {
         lock: u32,
         mode: SnapshotMode,
     ) -> Result<Scan, NotOpened> {
-        // SAFETY: inside `catch`; the table is locked before the snapshot is taken, and both before the
-        // index is chosen.
+        // SAFETY: inside `catch`; the table and its index are locked before the snapshot is taken.
         unsafe {
             let relation = self.table.open(lock)?;
+            let choice = self.lock_index(relation);
             Scan::take_snapshot(mode);
-            let index = self.index(relation);
+            let index = self.usable(choice);
             Ok(Scan::begin(relation, index, arguments))
         }
     }
 
-    /// The index to use in the active snapshot, 0 where there is none. While the table is locked none of
-    /// its indexes goes away: DROP INDEX waits for the lock, and CONCURRENTLY for those who have it.
-    unsafe fn index(&self, relation: pg_sys::Relation) -> pg_sys::Oid {
-        // SAFETY: inside `catch`, with an open table.
-        let choice = unsafe {
-            let generation = generation();
-            if self.chosen_in.load(Relaxed) != generation {
-                let choice = self.choose(relation);
-                watch(choice.index);
-                self.index.store(choice.index.to_u32(), Relaxed);
-                self.check_xmin
-                    .store(choice.check_xmin.into_inner(), Relaxed);
-                self.chosen_in.store(generation, Relaxed);
+    /// Locks the index that serves, if there is one: an index can be locked by itself (ALTER INDEX SET
+    /// TABLESPACE, REINDEX INDEX), and what is committed while that is waited for is to be seen. It goes not
+    /// away while the table is locked: DROP INDEX waits for the lock, and CONCURRENTLY for those who have it.
+    unsafe fn lock_index(&self, relation: pg_sys::Relation) -> Choice {
+        loop {
+            // SAFETY: inside `catch`, with an open table.
+            unsafe {
+                let choice = self.choice(relation);
+                if choice.index == pg_sys::InvalidOid {
+                    return choice;
+                }
+                Scan::lock_index(choice.index);
+                if self.chosen_in.load(Relaxed) == generation() {
+                    return choice;
+                }
+                // Something was changed while we waited: choose again.
+                Scan::unlock_index(choice.index);
             }
-            Choice {
+        }
+    }
+
+    /// The index that serves; kept while nothing of the table changes.
+    unsafe fn choice(&self, relation: pg_sys::Relation) -> Choice {
+        // SAFETY: inside `catch`, with an open table.
+        let generation = unsafe { generation() };
+        if self.chosen_in.load(Relaxed) == generation {
+            return Choice {
                 index: self.index.load(Relaxed).into(),
                 check_xmin: self.check_xmin.load(Relaxed).into(),
-            }
-        };
-        // SAFETY: as above; a snapshot is active, and has set TransactionXmin.
-        let usable = choice.check_xmin == pg_sys::TransactionId::INVALID
-            || unsafe {
-                unguarded::TransactionIdPrecedes(choice.check_xmin, pg_sys::TransactionXmin)
             };
-        if usable {
-            choice.index
-        } else {
-            pg_sys::InvalidOid
         }
+        // SAFETY: as above.
+        let choice = unsafe { self.choose(relation) };
+        watch(choice.index);
+        self.index.store(choice.index.to_u32(), Relaxed);
+        self.check_xmin
+            .store(choice.check_xmin.into_inner(), Relaxed);
+        self.chosen_in.store(generation, Relaxed);
+        choice
+    }
+
+    /// The index that was locked, if the active snapshot is not too old for it; else 0, and it is unlocked.
+    unsafe fn usable(&self, choice: Choice) -> pg_sys::Oid {
+        // SAFETY: inside `catch`; a snapshot is active, and has set TransactionXmin.
+        unsafe {
+            if choice.check_xmin == pg_sys::TransactionId::INVALID
+                || unguarded::TransactionIdPrecedes(choice.check_xmin, pg_sys::TransactionXmin)
+            {
+                return choice.index;
+            }
+            Scan::unlock_index(choice.index);
+        }
+        pg_sys::InvalidOid
     }
 
     /// The best index in the table's own list: one that any snapshot may use before one that may have to

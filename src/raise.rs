@@ -219,6 +219,7 @@ unsafe fn copy_error() -> *mut pg_sys::ErrorData {
 /// `call` may hold nothing that needs dropping, may not panic, and may only call functions of
 /// PostgreSQL's that are declared without pgrx's guard: a longjmp leaves it.
 pub unsafe fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Failure> {
+    memory_reserve::set_aside();
     let mut answer = MaybeUninit::uninit();
     // SAFETY: as PG_TRY does it: the exception stack points to our jump buffer while, and only
     // while, `call` runs; then, on both ways out, everything it changed is put back. A backend has

@@ -51,6 +51,8 @@ mod unguarded {
             nulls: *mut bool,
         );
         pub fn palloc(size: usize) -> *mut std::ffi::c_void;
+        pub fn LockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
+        pub fn UnlockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
     }
 }
 
@@ -128,16 +130,36 @@ pub struct Values {
 #[derive(Clone, Copy)]
 pub struct Scan {
     relation: pg_sys::Relation,
+    /// 0 where the whole table is read.
+    index: pg_sys::Oid,
     scan: pg_sys::SysScanDesc,
 }
 
+const INDEX_MODE: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
 impl Scan {
+    /// Locks an index of an open table, until the scan ends.
+    ///
+    /// # Safety
+    /// To be called inside `catch`, before `take_snapshot`.
+    pub unsafe fn lock_index(index: pg_sys::Oid) {
+        // SAFETY: as the caller promises.
+        unsafe { unguarded::LockRelationOid(index, INDEX_MODE) }
+    }
+
+    /// # Safety
+    /// To be called inside `catch`, with what `lock_index` locked.
+    pub unsafe fn unlock_index(index: pg_sys::Oid) {
+        // SAFETY: as the caller promises.
+        unsafe { unguarded::UnlockRelationOid(index, INDEX_MODE) }
+    }
+
     /// Takes the snapshot that the scan is going to see by: a new one, as each statement has, which sees
     /// what the last one did. It stays PostgreSQL's active snapshot until `end`.
     ///
     /// # Safety
-    /// To be called inside `catch`, once the table is locked: an older snapshot could miss what was
-    /// committed while it was waited for.
+    /// To be called inside `catch`, once the table and its index are locked: an older snapshot could miss
+    /// what was committed while they were waited for.
     pub unsafe fn take_snapshot(mode: SnapshotMode) {
         // SAFETY: as the caller promises.
         unsafe {
@@ -152,7 +174,7 @@ impl Scan {
     /// Scans `relation` by `index`, or all of it where that is 0.
     ///
     /// # Safety
-    /// To be called inside `catch`, after `take_snapshot`, with an open and locked table, an index of it
+    /// To be called inside `catch`, after `take_snapshot`, with an open and locked table, a locked index of it
     /// that has these columns first and in this order, and values of their types.
     pub unsafe fn begin(
         relation: pg_sys::Relation,
@@ -182,7 +204,11 @@ impl Scan {
                 arguments.len() as i32,
                 keys.as_mut_ptr(),
             );
-            Self { relation, scan }
+            Self {
+                relation,
+                index,
+                scan,
+            }
         }
     }
 
@@ -266,12 +292,15 @@ impl Scan {
         }
     }
 
-    /// Ends the scan and gives its snapshot back; the table stays open.
+    /// Ends the scan and gives its snapshot and its index back; the table stays open.
     pub unsafe fn end(self) -> pg_sys::Relation {
-        // SAFETY: what `begin` opened, and the snapshot that `take_snapshot` took.
+        // SAFETY: what `begin` opened, the snapshot that `take_snapshot` took and the lock of `lock_index`.
         unsafe {
             unguarded::systable_endscan(self.scan);
             unguarded::PopActiveSnapshot();
+            if self.index != pg_sys::InvalidOid {
+                Self::unlock_index(self.index);
+            }
         }
         self.relation
     }

@@ -272,6 +272,38 @@ fn an_index_that_is_too_new_for_some_is_used_by_others() {
     assert_eq!(backend.redeem(&token, ADA).unwrap().user_id, user);
 }
 
+/// An index can be locked by itself: what is committed while it is waited for is seen.
+#[test]
+fn what_was_committed_while_an_index_was_waited_for_is_seen() {
+    for session in ["new", "old"] {
+        let db = Database::new();
+        let token = create(&db).token;
+        let mut redeeming = db.backend();
+        if session == "old" {
+            let other = redeeming.create(EVE, "{}").unwrap().token;
+            redeeming.redeem(&other, EVE).unwrap();
+        }
+        let mut superuser = db.superuser();
+        let mut registering = superuser.transaction().unwrap();
+        registering
+            .batch_execute(&format!(
+                "INSERT INTO magic_link.users (email) VALUES ('{ADA}')"
+            ))
+            .unwrap();
+        let mut dba = db.superuser();
+        let mut altering = dba.transaction().unwrap();
+        altering
+            .batch_execute("ALTER INDEX magic_link.users_email_key SET TABLESPACE pg_default")
+            .unwrap();
+        let sign_in = |backend: &mut Client| backend.redeem_in(Some("SignIn"), &token, ADA);
+        let redeemed = behind(&db, redeeming, sign_in, || {
+            registering.commit().unwrap();
+            altering.commit().unwrap();
+        });
+        assert_eq!(redeemed.unwrap().user_id, user(&db, ADA), "{session}");
+    }
+}
+
 /// As any statement does, a look keeps the table until its transaction ends.
 #[test]
 fn nothing_comes_in_between_two_looks_of_one_transaction() {

@@ -525,3 +525,21 @@ fn assert_pure_functions(backend: &mut Client) {
     );
     assert_eq!(row.get::<_, &str>(2), link);
 }
+
+/// What an update grants holds nobody who was granted something before: roles can be dropped as ever.
+#[test]
+fn a_role_that_was_granted_before_an_update_can_be_dropped_after_it() {
+    let db = Database::bare(Cluster::shared(), "");
+    db.sql("CREATE EXTENSION magic_link VERSION '0.3.0'");
+    let role = db.role("some", "LOGIN");
+    db.sql(&format!(
+        "SELECT magic_link.grant_backend('{role}');
+         GRANT EXECUTE ON FUNCTION magic_link.normalize_email(text) TO {role} WITH GRANT OPTION;
+         ALTER EXTENSION magic_link UPDATE"
+    ));
+    db.sql(&format!("DROP OWNED BY {role}"));
+    db.sql(&format!("DROP ROLE {role}"));
+    let public = "SELECT count(*) FROM pg_proc AS p, aclexplode(p.proacl) AS a
+                   WHERE p.oid = 'magic_link.normalize_email(text)'::regprocedure AND a.grantee = 0";
+    assert_eq!(db.value::<i64>(public, &[]), 1);
+}
