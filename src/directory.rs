@@ -131,7 +131,7 @@ enum MembershipStatus {
 
 /// A concurrent change may undo what a look has just seen, and somebody has to win; this many in a
 /// row are not chance but a trigger that suppresses our rows.
-const ATTEMPTS: usize = 16;
+pub const ATTEMPTS: usize = 16;
 
 /// The user who has the address.
 pub fn find_user(spi: &Spi, email: &Email) -> Result<Option<UserId>, Failure> {

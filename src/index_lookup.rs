@@ -8,7 +8,8 @@
 //!
 //! Nothing that was looked up before a wait is trusted after it:
 //! - the table is locked, and then its name is looked up again ([`Table::open`]);
-//! - the index is one of the opened table's own list, by what it is and not by its name;
+//! - the index is one of the opened table's own list, by what it is and not by its name, and is
+//!   locked before the snapshot is taken;
 //! - the row that an index leads to is compared with the key again, and so is its locked version.
 
 use std::marker::PhantomData;

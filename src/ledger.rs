@@ -303,13 +303,18 @@ impl<'s> LockedToken<'s> {
     }
 
     /// Consumes the token in the name of this user: of any number of callers, the one who has the lock.
-    pub fn consume<'c>(&self, spi: &Spi<'c>, consumer: &str) -> Result<Consumed<'c>, Failure> {
+    pub fn consume<'c>(
+        &self,
+        spi: &Spi<'c>,
+        consumer: &str,
+        organization_ids: Vec<String>,
+    ) -> Result<Consumed<'c>, Failure> {
         let consumed_at = self.locked_at.timestamp()?;
         let row = self.parameters()?.and(consumed_at).and(consumer);
         change_one(spi, &CONSUME, row)?;
         Ok(Consumed {
             context: spi.outlived_by(self.row.required_jsonb(column::CONTEXT)?),
-            organization_ids: self.organization_ids()?,
+            organization_ids,
             consumed_at,
         })
     }
@@ -492,8 +497,8 @@ mod tests {
         let right = Claim::new(&token, &ada, Some(&sign_in));
         assert_eq!(verdict(&spi, &right), Outcome::Ok);
         let locked = lock(&spi, &right);
-        locked.consume(&spi, "ada").unwrap();
-        assert!(locked.consume(&spi, "eve").is_err());
+        locked.consume(&spi, "ada", vec![]).unwrap();
+        assert!(locked.consume(&spi, "eve", vec![]).is_err());
         assert!(lock(&spi, &right).view().status(Moment::now()).unwrap() == Status::Consumed);
         assert_eq!(
             verdict(&spi, &right),

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::context::{Context, InteractionEvent};
 use crate::datum::Jsonb;
-use crate::directory::{self, Member, Membership, UserId};
+use crate::directory::{self, ATTEMPTS, Member, Membership, UserId};
 use crate::email::Email;
 use crate::index_lookup::concurrent_update;
 use crate::ledger::{self, Claim, Consumed, TokenView};
@@ -46,10 +46,6 @@ pub enum Release {
     V0_2,
 }
 
-/// A concurrent change may undo what a look has just seen, and somebody has to commit each time; this many
-/// in a row are not chance but a trigger that suppresses our rows.
-const ATTEMPTS: usize = 16;
-
 /// A user, and whether this call created it.
 #[derive(Clone, Copy)]
 struct ResolvedUser {
@@ -76,11 +72,11 @@ pub fn redeem<'c>(
         }
         TokenLock::NotFound => return Ok(Err(Refusal::TokenNotFound)),
     };
-    let joins = !token.organization_ids()?.is_empty();
-    let Some(user) = resolve_user(spi, claim, joins)? else {
+    let organization_ids = token.organization_ids()?;
+    let Some(user) = resolve_user(spi, claim, !organization_ids.is_empty())? else {
         return Ok(Err(Refusal::UserNotFound));
     };
-    let consumed = token.consume(spi, &user.id.to_string())?;
+    let consumed = token.consume(spi, &user.id.to_string(), organization_ids)?;
     complete(spi, claim, consumed, user, release).map(Ok)
 }
 
