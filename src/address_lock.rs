@@ -4,23 +4,6 @@
 use pgrx::pg_sys;
 use sha2::{Digest, Sha256};
 
-use crate::raise::Failure;
-use crate::statements::Spi;
-
-/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
-mod unguarded {
-    use pgrx::pg_sys;
-
-    unsafe extern "C-unwind" {
-        pub fn LockAcquire(
-            tag: *const pg_sys::LOCKTAG,
-            mode: pg_sys::LOCKMODE,
-            session: bool,
-            dont_wait: bool,
-        ) -> pg_sys::LockAcquireResult::Type;
-    }
-}
-
 /// The fourth field of LOCKTAG_ADVISORY, which pg_locks shows as `objsubid`. `pg_advisory_lock` and its
 /// like write 1 or 2 there: no role can take, or hold up, a lock of ours by SQL.
 const CLASS: u16 = 3;
@@ -30,23 +13,15 @@ const USER_LOCKMETHOD: u8 = 2;
 
 /// Locks these addresses in their own order, so that two calls cannot meet crosswise. Each takes a place
 /// in PostgreSQL's lock table (`max_locks_per_transaction`).
-pub fn lock_addresses<'e>(
-    spi: &Spi,
-    emails: impl IntoIterator<Item = &'e str>,
-) -> Result<(), Failure> {
+pub fn lock_addresses<'e>(emails: impl IntoIterator<Item = &'e str>) {
     let mut emails: Vec<&str> = emails.into_iter().collect();
     emails.sort_unstable();
     for email in emails {
         let tag = tag_of(email);
-        // SAFETY: the tag lives as long as the call; nothing in here needs dropping.
-        unsafe {
-            spi.catch(|| {
-                let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
-                unguarded::LockAcquire(&raw const tag, mode, false, false);
-            })
-        }?;
+        let mode = pg_sys::ExclusiveLock as pg_sys::LOCKMODE;
+        // SAFETY: the tag lives as long as the call.
+        unsafe { pg_sys::LockAcquire(&raw const tag, mode, false, false) };
     }
-    Ok(())
 }
 
 /// 64 bits of the address's SHA-256, in this database.

@@ -9,7 +9,7 @@ use pgrx::{FromDatum, IntoDatum, pg_sys};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::raise::{Failure, Report, SqlState, internal};
+use crate::raise::{Error, SqlState, internal};
 use crate::system::Moment;
 
 /// The memory that PostgreSQL gives a call: what is in it lives as long as a borrow of this.
@@ -48,11 +48,11 @@ impl Owned for Moment {}
 
 /// The characters of a text, 22021 where it is none: what a client asks for as it connects is converted and checked by nobody,
 /// and current_setting() hands it on. pgrx would not look, and go on with a string that is none.
-pub fn characters(text: &[u8]) -> Result<&str, Failure> {
+pub fn characters(text: &[u8]) -> Result<&str, Error> {
     str::from_utf8(text).map_err(|_| {
         // PostgreSQL's words, but without the bytes, which may be a token's.
         let message = "invalid byte sequence for encoding \"UTF8\"";
-        Report::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, message).into()
+        Error::new(SqlState::CHARACTER_NOT_IN_REPERTOIRE, message)
     })
 }
 
@@ -80,7 +80,7 @@ impl<'m> Jsonb<'m> {
     }
 
     /// `{}`. To be asked for where no connection to SPI is open: that has memory of its own.
-    pub fn empty(_: &'m CallMemory) -> Result<Self, Failure> {
+    pub fn empty(_: &'m CallMemory) -> Result<Self, Error> {
         // SAFETY: the memory of the call is the current one.
         unsafe { Self::parse(c"{}") }
     }
@@ -89,7 +89,7 @@ impl<'m> Jsonb<'m> {
     ///
     /// # Safety
     /// The current memory lives as long as `'m`.
-    pub unsafe fn from_serialize(value: &impl Serialize) -> Result<Self, Failure> {
+    pub unsafe fn from_serialize(value: &impl Serialize) -> Result<Self, Error> {
         let json = serde_json::to_vec(value).map_err(|_| internal("to JSON"))?;
         let json = CString::new(json).map_err(|_| internal("to JSON"))?;
         // SAFETY: as the caller promises.
@@ -98,7 +98,7 @@ impl<'m> Jsonb<'m> {
 
     /// # Safety
     /// As above.
-    unsafe fn parse(json: &CStr) -> Result<Self, Failure> {
+    unsafe fn parse(json: &CStr) -> Result<Self, Error> {
         // SAFETY: jsonb_in takes a cstring and answers a jsonb, in the current memory.
         unsafe {
             direct_function_call_as_datum(pg_sys::jsonb_in, &[json.into_datum()])
@@ -110,7 +110,7 @@ impl<'m> Jsonb<'m> {
     /// Reads the text form, which is in PostgreSQL's memory: Rust's would end the session where a caller's
     /// value is too large for it. A value of 16 KiB can have a text of megabytes (1e100000), so look at its
     /// length first. It goes no further than `read`, since the current memory may be a connection's.
-    pub fn read_text<T>(self, read: impl FnOnce(&str) -> T) -> Result<T, Failure> {
+    pub fn read_text<T>(self, read: impl FnOnce(&str) -> T) -> Result<T, Error> {
         // SAFETY: jsonb_out takes a jsonb, toasted or not, and answers a cstring in the current memory.
         let text: Option<&CStr> =
             unsafe { direct_function_call(pg_sys::jsonb_out, &[Some(self.datum)]) };

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::datum::pg_uuid;
 use crate::email::Email;
 use crate::index_lookup::{HeapRow, IndexLookup, Key, concurrent_update};
-use crate::raise::{Failure, Report};
+use crate::raise::Error;
 use crate::scan::{Strength, uses_transaction_snapshot};
 use crate::statements::{Parameters, Spi, statements};
 use crate::table::Table;
@@ -134,13 +134,13 @@ enum MembershipStatus {
 pub const ATTEMPTS: usize = 16;
 
 /// The user who has the address.
-pub fn find_user(spi: &Spi, email: &Email) -> Result<Option<UserId>, Failure> {
+pub fn find_user(spi: &Spi, email: &Email) -> Result<Option<UserId>, Error> {
     id_of(USERS_BY_EMAIL.row(spi, &[Key::Text(email.as_str())])?)
 }
 
 /// The same, where the answer is to hold now: 40001 where it changed since the snapshot of a transaction
 /// that has but one.
-pub fn find_user_now(spi: &Spi, email: &Email) -> Result<Option<UserId>, Failure> {
+pub fn find_user_now(spi: &Spi, email: &Email) -> Result<Option<UserId>, Error> {
     let user = find_user(spi, email)?;
     if uses_transaction_snapshot() {
         let now = USERS_BY_EMAIL.latest_row(spi, &[Key::Text(email.as_str())])?;
@@ -153,7 +153,7 @@ pub fn find_user_now(spi: &Spi, email: &Email) -> Result<Option<UserId>, Failure
 
 /// The same, and keeps the user, and the address with it, until the end of the transaction: FOR KEY SHARE
 /// keeps the columns of a unique index as they are.
-pub fn lock_user(spi: &Spi, email: &Email) -> Result<Option<UserId>, Failure> {
+pub fn lock_user(spi: &Spi, email: &Email) -> Result<Option<UserId>, Error> {
     let key = [Key::Text(email.as_str())];
     let user = id_of(USERS_BY_EMAIL.lock(spi, &key, Strength::KeyShare)?)?;
     if user.is_none() && uses_transaction_snapshot() {
@@ -162,13 +162,13 @@ pub fn lock_user(spi: &Spi, email: &Email) -> Result<Option<UserId>, Failure> {
     Ok(user)
 }
 
-fn id_of(user: Option<HeapRow>) -> Result<Option<UserId>, Failure> {
+fn id_of(user: Option<HeapRow>) -> Result<Option<UserId>, Error> {
     user.map(|row| row.required(1).map(UserId::of)).transpose()
 }
 
 /// Creates the user with the id `candidate`; None where somebody has the address. A trigger may give it
 /// another id.
-pub fn create_user(spi: &Spi, email: &Email, candidate: UserId) -> Result<Option<UserId>, Failure> {
+pub fn create_user(spi: &Spi, email: &Email, candidate: UserId) -> Result<Option<UserId>, Error> {
     let user = Parameters::of(candidate.parameter()).and(email.as_str());
     let row = spi.row(&INSERT_USER, user)?;
     row.map(|row| row.required(1).map(UserId::of)).transpose()
@@ -185,10 +185,10 @@ pub struct Member {
 }
 
 impl Member {
-    pub fn new(spi: &Spi, user: UserId, user_created: bool) -> Result<Self, Failure> {
-        let triggers = MEMBERSHIPS_BY_KEY.table_has_triggers(spi)?
-            || HELD_ROLES_BY_MEMBERSHIP.table_has_triggers(spi)?
-            || user_created && USERS_BY_EMAIL.table_has_triggers(spi)?;
+    pub fn new(user: UserId, user_created: bool) -> Result<Self, Error> {
+        let triggers = MEMBERSHIPS_BY_KEY.table_has_triggers()?
+            || HELD_ROLES_BY_MEMBERSHIP.table_has_triggers()?
+            || user_created && USERS_BY_EMAIL.table_has_triggers()?;
         Ok(Self {
             user,
             user_created,
@@ -204,7 +204,7 @@ pub fn join(
     member: Member,
     organization_id: &str,
     roles: Option<&[String]>,
-) -> Result<Membership, Failure> {
+) -> Result<Membership, Error> {
     let status = add_member(spi, member, organization_id)?;
     let role_ids = match status {
         MembershipStatus::OrganizationMissing => vec![],
@@ -226,11 +226,7 @@ impl Membership {
 }
 
 /// The lock keeps the organization until the foreign key is checked, and after.
-fn add_member(
-    spi: &Spi,
-    member: Member,
-    organization_id: &str,
-) -> Result<MembershipStatus, Failure> {
+fn add_member(spi: &Spi, member: Member, organization_id: &str) -> Result<MembershipStatus, Error> {
     if !is_kept(spi, &ORGANIZATIONS_BY_ID, &[Key::Text(organization_id)])? {
         return Ok(MembershipStatus::OrganizationMissing);
     }
@@ -238,7 +234,7 @@ fn add_member(
     if member.user_created && !member.triggers {
         // Nobody can have been here: a third less to do.
         return match spi.execute(&INSERT_MEMBERSHIP, row())? {
-            0 => Err(Report::suppressed("organization_memberships").into()),
+            0 => Err(Error::suppressed("organization_memberships")),
             _ => Ok(MembershipStatus::Added),
         };
     }
@@ -251,11 +247,11 @@ fn add_member(
             return Ok(MembershipStatus::Added);
         }
     }
-    Err(Report::suppressed("organization_memberships").into())
+    Err(Error::suppressed("organization_memberships"))
 }
 
 /// Whether a row is there; if it is, it stays until the end of the transaction, with its key.
-fn is_kept(spi: &Spi, lookup: &'static IndexLookup, key: &[Key]) -> Result<bool, Failure> {
+fn is_kept(spi: &Spi, lookup: &'static IndexLookup, key: &[Key]) -> Result<bool, Error> {
     Ok(lookup.lock(spi, key, Strength::KeyShare)?.is_some())
 }
 
@@ -267,7 +263,7 @@ fn grant(
     organization_id: &str,
     roles: Option<&[String]>,
     status: MembershipStatus,
-) -> Result<Vec<String>, Failure> {
+) -> Result<Vec<String>, Error> {
     // Where it is so, nobody else sees this membership, or gives it a role.
     let is_ours = status == MembershipStatus::Added && !member.triggers;
     let (insert, held) = if is_ours {
@@ -299,7 +295,7 @@ struct LockedRoles {
 }
 
 /// Locks these roles but for those that are held. One that is being deleted is waited for and passed over.
-fn lock_roles(spi: &Spi, roles: &[String], held: &[String]) -> Result<LockedRoles, Failure> {
+fn lock_roles(spi: &Spi, roles: &[String], held: &[String]) -> Result<LockedRoles, Error> {
     let (mut kept, mut missed) = (vec![], false);
     for role in roles.iter().filter(|role| !held.contains(role)) {
         if is_kept(spi, &ROLES_BY_ID, &[Key::Text(role)])? {
@@ -317,7 +313,7 @@ fn lock_default_roles(
     spi: &Spi,
     organization_id: &str,
     held: &[String],
-) -> Result<Vec<String>, Failure> {
+) -> Result<Vec<String>, Error> {
     let mut roles = default_roles_of(spi, organization_id)?;
     for _ in 0..ATTEMPTS {
         let locked = lock_roles(spi, &roles, held)?;
@@ -334,36 +330,36 @@ fn lock_default_roles(
 }
 
 /// In order of id.
-fn default_roles_of(spi: &Spi, organization_id: &str) -> Result<Vec<String>, Failure> {
+fn default_roles_of(spi: &Spi, organization_id: &str) -> Result<Vec<String>, Error> {
     let key = [Key::Text(organization_id)];
     texts(DEFAULT_ROLES_BY_ORGANIZATION.rows(spi, &key)?, 2)
 }
 
 /// In order of id.
-fn held_roles(spi: &Spi, user: UserId, organization_id: &str) -> Result<Vec<String>, Failure> {
+fn held_roles(spi: &Spi, user: UserId, organization_id: &str) -> Result<Vec<String>, Error> {
     let key = [Key::Text(organization_id), Key::Uuid(user.0)];
     texts(HELD_ROLES_BY_MEMBERSHIP.rows(spi, &key)?, 3)
 }
 
 /// The organizations that a user created with such an address joins.
-pub fn organizations_of_domain(spi: &Spi, email: &Email) -> Result<Vec<String>, Failure> {
+pub fn organizations_of_domain(spi: &Spi, email: &Email) -> Result<Vec<String>, Error> {
     texts(
         EMAIL_DOMAINS_BY_DOMAIN.rows(spi, &[Key::Text(email.domain())])?,
         1,
     )
 }
 
-pub fn organization_exists(spi: &Spi, id: &str) -> Result<bool, Failure> {
+pub fn organization_exists(spi: &Spi, id: &str) -> Result<bool, Error> {
     ORGANIZATIONS_BY_ID.has_row(spi, &[Key::Text(id)])
 }
 
-pub fn role_exists(spi: &Spi, id: &str) -> Result<bool, Failure> {
+pub fn role_exists(spi: &Spi, id: &str) -> Result<bool, Error> {
     ROLES_BY_ID.has_row(spi, &[Key::Text(id)])
 }
 
 /// The values of a column that cannot be NULL, in order, each once: in one snapshot a row that was deleted since is seen
 /// beside the one that our transaction put in its place.
-fn texts(rows: Vec<HeapRow>, column: usize) -> Result<Vec<String>, Failure> {
+fn texts(rows: Vec<HeapRow>, column: usize) -> Result<Vec<String>, Error> {
     let mut texts: Vec<String> = rows
         .iter()
         .map(|row| row.required_text(column).map(str::to_owned))
@@ -404,7 +400,7 @@ mod tests {
         let created = create_user(spi, &ada(), candidate()).unwrap();
         let user_created = created.is_some();
         let user = created.or_else(|| find_user(spi, &ada()).unwrap()).unwrap();
-        let member = Member::new(spi, user, user_created).unwrap();
+        let member = Member::new(user, user_created).unwrap();
         join(spi, member, "acme", roles).unwrap()
     }
 

@@ -16,7 +16,7 @@ use crate::ledger::Claim;
 use crate::lifecycle::{self, BatchSize, Cutoff, Events, Revoker};
 use crate::link;
 use crate::outcome::{Outcome, Refusal};
-use crate::raise::{Failure, Report, SqlState};
+use crate::raise::{Error, SqlState};
 use crate::redemption::{self, Redemption, Release};
 use crate::session_switch;
 use crate::soundness;
@@ -26,19 +26,19 @@ use crate::token::Token;
 
 // As `one_time_token_is_sound`: constraints call it as whoever writes.
 door!(normalize_email(1) for anybody);
-fn normalize_email(call: &Call) -> Result<Answer, Failure> {
+fn normalize_email(call: &Call) -> Result<Answer, Error> {
     Ok(email(call, 0)?.as_str().into_datum())
 }
 
 door!(one_time_token_id(1));
-fn one_time_token_id(call: &Call) -> Result<Answer, Failure> {
+fn one_time_token_id(call: &Call) -> Result<Answer, Error> {
     let token = well_formed_token(call, 0)?;
     Ok(pg_uuid(token.id(&token.hash())).into_datum())
 }
 
 // PostgreSQL calls it whoever writes to the ledger.
 door!(one_time_token_is_sound(1) for anybody);
-fn one_time_token_is_sound(call: &Call) -> Result<Answer, Failure> {
+fn one_time_token_is_sound(call: &Call) -> Result<Answer, Error> {
     const COLUMNS: [Column; 9] = [
         (c"token_hash", pg_sys::BYTEAOID),
         (c"created_at", pg_sys::TIMESTAMPTZOID),
@@ -51,7 +51,7 @@ fn one_time_token_is_sound(call: &Call) -> Result<Answer, Failure> {
         (c"memberships", pg_sys::JSONBOID),
     ];
     let token = call.fields(0, &COLUMNS)?;
-    let token = token.ok_or_else(|| Report::null("one_time_token"))?;
+    let token = token.ok_or_else(|| Error::null("one_time_token"))?;
     let row = soundness::Row {
         token_hash_length: token.byte_length(0)?,
         created_at: token.get::<Moment>(1)?,
@@ -67,7 +67,7 @@ fn one_time_token_is_sound(call: &Call) -> Result<Answer, Failure> {
 }
 
 door!(compose_magic_link(6));
-fn compose_magic_link(call: &Call) -> Result<Answer, Failure> {
+fn compose_magic_link(call: &Call) -> Result<Answer, Error> {
     let base_url = call.required_text(0, "base_url")?;
     let token = well_formed_token(call, 1)?;
     let email = email(call, 2)?;
@@ -86,12 +86,12 @@ fn compose_magic_link(call: &Call) -> Result<Answer, Failure> {
         Some(params) => params.read_text(compose)?,
         None => compose("{}"),
     };
-    let link = link.map_err(|why| Report::invalid("magic link", why))?;
+    let link = link.map_err(|why| Error::invalid("magic link", why))?;
     Ok(link.into_datum())
 }
 
 door!(create_one_time_token(3));
-fn create_one_time_token(call: &Call) -> Result<Answer, Failure> {
+fn create_one_time_token(call: &Call) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"create_one_time_token()");
     let email = email(call, 0)?;
     let order = order(call)?;
@@ -101,7 +101,7 @@ fn create_one_time_token(call: &Call) -> Result<Answer, Failure> {
 }
 
 door!(create_one_time_tokens(3));
-fn create_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
+fn create_one_time_tokens(call: &Call) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"create_one_time_tokens()");
     let emails = emails(call, 0)?;
     let order = order(call)?;
@@ -116,18 +116,18 @@ fn create_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
 // As 0.1 declares it, and as 0.2 does; so the next two.
 door!(redeem_one_time_token(3) = |call| redeem(call, Release::V0_1));
 door!(redeem_one_time_token_0_2(3) = |call| redeem(call, Release::V0_2));
-fn redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
+fn redeem(call: &Call, release: Release) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
     let answer = call.row_type()?;
     let redemption = claimant.ask(|spi, claim| redemption::redeem(spi, claim, release))?;
-    let redemption = redemption.map_err(Report::from)?;
+    let redemption = redemption.map_err(Error::from)?;
     answer.row(redeemed(Columns::default(), &claimant, &redemption))
 }
 
 door!(try_redeem_one_time_token(3) = |call| try_redeem(call, Release::V0_1));
 door!(try_redeem_one_time_token_0_2(3) = |call| try_redeem(call, Release::V0_2));
-fn try_redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
+fn try_redeem(call: &Call, release: Release) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"try_redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
     let answer = call.row_type()?;
@@ -140,7 +140,7 @@ fn try_redeem(call: &Call, release: Release) -> Result<Answer, Failure> {
 
 door!(check_one_time_token(3) = |call| check(call, Release::V0_1));
 door!(check_one_time_token_0_2(3) = |call| check(call, Release::V0_2));
-fn check(call: &Call, release: Release) -> Result<Answer, Failure> {
+fn check(call: &Call, release: Release) -> Result<Answer, Error> {
     let claimant = Claimant::read(call)?;
     let outcome = claimant.ask(|spi, claim| redemption::check(spi, claim, release).map(Ok))?;
     Ok(outcome
@@ -150,7 +150,7 @@ fn check(call: &Call, release: Release) -> Result<Answer, Failure> {
 }
 
 door!(session_switch_decision(4));
-fn session_switch_decision(call: &Call) -> Result<Answer, Failure> {
+fn session_switch_decision(call: &Call) -> Result<Answer, Error> {
     let token = Token::parse(call.required_text(0, "token")?);
     let email = email(call, 1)?;
     let session_email = session_switch::session_email(call.text(2)?)?;
@@ -173,17 +173,17 @@ fn session_switch_decision(call: &Call) -> Result<Answer, Failure> {
 }
 
 door!(revoke_one_time_token(1));
-fn revoke_one_time_token(call: &Call) -> Result<Answer, Failure> {
+fn revoke_one_time_token(call: &Call) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"revoke_one_time_token()");
     let id = call.required_uuid(0, "id")?;
     let status = Spi::with(call.memory(), |spi| lifecycle::revoke(spi, id))?;
     let status =
-        status.ok_or_else(|| Report::new(SqlState::NO_DATA, "no one-time token has this id"))?;
+        status.ok_or_else(|| Error::new(SqlState::NO_DATA, "no one-time token has this id"))?;
     Ok(status.as_str().into_datum())
 }
 
 door!(revoke_one_time_tokens(2));
-fn revoke_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
+fn revoke_one_time_tokens(call: &Call) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"revoke_one_time_tokens()");
     let emails = [email(call, 0)?];
     let event = interaction_event(call, 1)?;
@@ -192,14 +192,14 @@ fn revoke_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
         None => Events::Any,
     };
     let revoked = Spi::with(call.memory(), |spi| {
-        lock_addresses(spi, emails.iter().map(Email::as_str))?;
+        lock_addresses(emails.iter().map(Email::as_str));
         lifecycle::revoke_all(spi, &emails, events, Revoker::Role)
     })?;
     Ok((revoked as i64).into_datum())
 }
 
 door!(delete_one_time_token(1));
-fn delete_one_time_token(call: &Call) -> Result<Answer, Failure> {
+fn delete_one_time_token(call: &Call) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"delete_one_time_token()");
     let id = call.required_uuid(0, "id")?;
     let deleted = Spi::with(call.memory(), |spi| lifecycle::delete(spi, id))?;
@@ -207,10 +207,10 @@ fn delete_one_time_token(call: &Call) -> Result<Answer, Failure> {
 }
 
 door!(purge_one_time_tokens(2));
-fn purge_one_time_tokens(call: &Call) -> Result<Answer, Failure> {
+fn purge_one_time_tokens(call: &Call) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"purge_one_time_tokens()");
-    let retention = call.interval(0).ok_or_else(|| Report::null("retention"))?;
-    let rows = call.integer(1).ok_or_else(|| Report::null("batch_size"))?;
+    let retention = call.interval(0).ok_or_else(|| Error::null("retention"))?;
+    let rows = call.integer(1).ok_or_else(|| Error::null("batch_size"))?;
     let batch_size = BatchSize::new(rows)?;
     let cutoff = Spi::with(call.memory(), |spi| Cutoff::new(spi, retention))?;
     Ok(lifecycle::purge(call.memory(), &cutoff, batch_size)?.into_datum())
@@ -226,7 +226,7 @@ struct Claimant<'c> {
 }
 
 impl<'c> Claimant<'c> {
-    fn read(call: &'c Call) -> Result<Self, Failure> {
+    fn read(call: &'c Call) -> Result<Self, Error> {
         let token = call.required_text(0, "token")?;
         Ok(Self {
             call,
@@ -238,8 +238,8 @@ impl<'c> Claimant<'c> {
 
     fn ask<T>(
         &self,
-        question: impl FnOnce(&Spi<'c>, &Claim) -> Result<Result<T, Refusal>, Failure>,
-    ) -> Result<Result<T, Refusal>, Failure> {
+        question: impl FnOnce(&Spi<'c>, &Claim) -> Result<Result<T, Refusal>, Error>,
+    ) -> Result<Result<T, Refusal>, Error> {
         let Some(token) = &self.token else {
             return Ok(Err(Refusal::TokenNotFound));
         };
@@ -248,7 +248,7 @@ impl<'c> Claimant<'c> {
     }
 }
 
-fn issued(token: &Issued, email: &Email, context: Jsonb) -> Result<Columns, Failure> {
+fn issued(token: &Issued, email: &Email, context: Jsonb) -> Result<Columns, Error> {
     Ok(Columns::default()
         .and(pg_uuid(token.id))
         .and(token.token.as_str())
@@ -284,17 +284,17 @@ fn refused(columns: Columns) -> Columns {
         .and(None::<bool>)
 }
 
-fn email(call: &Call, position: usize) -> Result<Email, Failure> {
+fn email(call: &Call, position: usize) -> Result<Email, Error> {
     let raw = call.required_text(position, "email")?;
-    Email::parse(raw).map_err(|why| Report::invalid("e-mail address", why).into())
+    Email::parse(raw).map_err(|why| Error::invalid("e-mail address", why))
 }
 
 /// More take memory in proportion, and time in which nothing else can be done.
 const MAX_EMAILS: usize = 50_000;
 
 /// Addresses, at least one and each once (22023), none of them NULL (22004).
-fn emails(call: &Call, position: usize) -> Result<Vec<Email>, Failure> {
-    let array = call.texts(position).ok_or_else(|| Report::null("emails"))?;
+fn emails(call: &Call, position: usize) -> Result<Vec<Email>, Error> {
+    let array = call.texts(position).ok_or_else(|| Error::null("emails"))?;
     let wrong = match (array.dimensions, array.len()) {
         (0, _) => Some("The array is empty.".to_owned()),
         (1, 0..=MAX_EMAILS) => None,
@@ -302,34 +302,34 @@ fn emails(call: &Call, position: usize) -> Result<Vec<Email>, Failure> {
         _ => Some("The array has more than one dimension.".to_owned()),
     };
     if let Some(wrong) = wrong {
-        return Err(Report::invalid("emails", wrong).into());
+        return Err(Error::invalid("emails", wrong));
     }
     let mut places = HashMap::with_capacity(array.len());
     let mut emails = Vec::with_capacity(array.len());
     for (place, text) in (1..).zip(array.iter()) {
         check_for_interrupts!();
-        let text = text?.ok_or_else(|| Report::null(&format!("emails[{place}]")))?;
+        let text = text?.ok_or_else(|| Error::null(&format!("emails[{place}]")))?;
         let email = Email::parse(text)
-            .map_err(|why| issuance::at(place, Report::invalid("e-mail address", why)))?;
+            .map_err(|why| issuance::at(place, Error::invalid("e-mail address", why)))?;
         if let Some(first) = places.insert(email.clone(), place) {
             let why = format!("It is the same address as emails[{first}].");
-            return Err(issuance::at(place, Report::invalid("emails", why)).into());
+            return Err(issuance::at(place, Error::invalid("emails", why)));
         }
         emails.push(email);
     }
     Ok(emails)
 }
 
-fn interaction_event(call: &Call, position: usize) -> Result<Option<InteractionEvent>, Failure> {
+fn interaction_event(call: &Call, position: usize) -> Result<Option<InteractionEvent>, Error> {
     let event = call
         .text(position)?
         .map(InteractionEvent::parse)
         .transpose();
-    event.map_err(|why| Report::invalid("interaction_event", why).into())
+    event.map_err(|why| Error::invalid("interaction_event", why))
 }
 
 /// What is asked for beside the addresses: (…, expires_in, context).
-fn order(call: &Call) -> Result<Order<'_>, Failure> {
+fn order(call: &Call) -> Result<Order<'_>, Error> {
     let (context, meaning) = context(call, 2)?;
     Ok(Order {
         lifetime: call
@@ -340,21 +340,21 @@ fn order(call: &Call) -> Result<Order<'_>, Failure> {
     })
 }
 
-fn well_formed_token(call: &Call, position: usize) -> Result<Token, Failure> {
+fn well_formed_token(call: &Call, position: usize) -> Result<Token, Error> {
     Token::parse(call.required_text(position, "token")?).ok_or_else(|| {
         let shape = "A token is 32 characters: digits, A to Z and a to z.";
-        Report::invalid("one-time token", shape).into()
+        Error::invalid("one-time token", shape)
     })
 }
 
 /// The context as it is, and what it means.
-fn context(call: &Call, position: usize) -> Result<(Jsonb<'_>, Context), Failure> {
+fn context(call: &Call, position: usize) -> Result<(Jsonb<'_>, Context), Error> {
     let context = match call.jsonb(position) {
         Some(context) => context,
         None => Jsonb::empty(call.memory())?,
     };
     match context.read_text(Context::parse)? {
         Ok(meaning) => Ok((context, meaning)),
-        Err(why) => Err(Report::invalid("context", why).into()),
+        Err(why) => Err(Error::invalid("context", why)),
     }
 }

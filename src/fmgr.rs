@@ -14,7 +14,7 @@ use pgrx::{Array, IntoDatum, PgMemoryContexts, check_for_interrupts, pg_sys};
 use uuid::Uuid;
 
 use crate::datum::{CallMemory, Column, Jsonb, Owned, characters};
-use crate::raise::{Failure, Report, SqlState, catch, internal, or_throw};
+use crate::raise::{Error, SqlState, internal, run_or_ereport};
 
 /// Gives a function of so many arguments to PostgreSQL, under its name, or another, after `magic_link_`.
 /// It serves no client that [`settings::check_client`](crate::settings::check_client) refuses, unless
@@ -68,16 +68,16 @@ pub type Answer = Option<pg_sys::Datum>;
 /// Runs a door.
 ///
 /// # Safety
-/// `fcinfo` is what PostgreSQL passed, and no frame above needs dropping (see [`or_throw`]).
+/// `fcinfo` is what PostgreSQL passed, and no frame above needs dropping (see [`run_or_ereport`]).
 pub unsafe fn call(
     fcinfo: pg_sys::FunctionCallInfo,
     arguments: i16,
-    admit: fn() -> Result<(), Failure>,
-    body: fn(&Call) -> Result<Answer, Failure>,
+    admit: fn() -> Result<(), Error>,
+    body: fn(&Call) -> Result<Answer, Error>,
 ) -> pg_sys::Datum {
     // SAFETY: as the caller promises.
     unsafe {
-        let answer = or_throw(|| {
+        let answer = run_or_ereport(|| {
             if (*fcinfo).nargs != arguments {
                 return Err(declared_otherwise());
             }
@@ -93,12 +93,12 @@ pub unsafe fn call(
 }
 
 /// 42P13: as after an update that only one of the library and its declarations went through.
-fn declared_otherwise() -> Failure {
-    let report = Report::new(
+fn declared_otherwise() -> Error {
+    let report = Error::new(
         SqlState::INVALID_FUNCTION_DEFINITION,
         "the function's declaration and magic_link's library do not match",
     );
-    report.hint("Run ALTER EXTENSION magic_link UPDATE.").into()
+    report.hint("Run ALTER EXTENSION magic_link UPDATE.")
 }
 
 /// 25006, in PostgreSQL's own words, where nothing may be written: a hot standby, say.
@@ -113,16 +113,15 @@ impl Call {
     }
 
     /// The text argument at `position`, None where it is NULL.
-    pub fn text(&self, position: usize) -> Result<Option<&str>, Failure> {
+    pub fn text(&self, position: usize) -> Result<Option<&str>, Error> {
         // SAFETY: sql/functions.sql declares this argument as text, which has the form of a bytea; the datum outlives the call.
         let bytes: Option<&[u8]> = unsafe { pg_getarg(self.fcinfo, position) };
         bytes.map(characters).transpose()
     }
 
     /// The text argument at `position`, which may not be NULL (22004).
-    pub fn required_text(&self, position: usize, name: &str) -> Result<&str, Failure> {
-        self.text(position)?
-            .ok_or_else(|| Report::null(name).into())
+    pub fn required_text(&self, position: usize, name: &str) -> Result<&str, Error> {
+        self.text(position)?.ok_or_else(|| Error::null(name))
     }
 
     pub fn integer(&self, position: usize) -> Option<i32> {
@@ -131,10 +130,10 @@ impl Call {
     }
 
     /// The uuid argument at `position`, which may not be NULL (22004).
-    pub fn required_uuid(&self, position: usize, name: &str) -> Result<Uuid, Failure> {
+    pub fn required_uuid(&self, position: usize, name: &str) -> Result<Uuid, Error> {
         // SAFETY: sql/functions.sql declares this argument as uuid.
         let id: Option<pgrx::Uuid> = unsafe { pg_getarg(self.fcinfo, position) };
-        let id = id.ok_or_else(|| Report::null(name))?;
+        let id = id.ok_or_else(|| Error::null(name))?;
         Ok(Uuid::from_bytes(*id.as_bytes()))
     }
 
@@ -167,23 +166,21 @@ impl Call {
         &self,
         position: usize,
         columns: &'static [Column; N],
-    ) -> Result<Option<Fields<'_, N>>, Failure> {
+    ) -> Result<Option<Fields<'_, N>>, Error> {
         // SAFETY: fcinfo is valid for the call, whose arguments were counted.
         let Some(row) = (unsafe { pg_getarg_datum(self.fcinfo, position) }) else {
             return Ok(None);
         };
         let mut values = [None; N];
-        // SAFETY: sql/tables.sql declares this argument as a row. Nothing in here needs dropping; the
-        // descriptor is released, by PostgreSQL itself after an error.
+        // SAFETY: sql/tables.sql declares this argument as a row. The descriptor is released, by PostgreSQL
+        // itself after an error.
         let as_declared = unsafe {
-            catch(|| {
-                let mut tuple = pg_sys::HeapTupleData::default();
-                let descriptor = unguarded::open(row, &mut tuple);
-                let read = unguarded::read(&mut tuple, descriptor, columns, &mut values);
-                unguarded::release(descriptor);
-                read
-            })
-        }?;
+            let mut tuple = pg_sys::HeapTupleData::default();
+            let descriptor = open_row(row, &mut tuple);
+            let read = read_columns(&mut tuple, descriptor, columns, &mut values);
+            release(descriptor);
+            read
+        };
         if !as_declared {
             return Err(declared_otherwise());
         }
@@ -197,7 +194,7 @@ impl Call {
 
     /// The row type that the function is declared to answer. To be asked before anything is waited for:
     /// afterwards the function may have been dropped, with the extension, and PostgreSQL knows no more.
-    pub fn row_type(&self) -> Result<RowType<'_>, Failure> {
+    pub fn row_type(&self) -> Result<RowType<'_>, Error> {
         Ok(RowType {
             descriptor: self.descriptor()?,
             call: PhantomData,
@@ -206,7 +203,7 @@ impl Call {
 
     /// What the columns of the answer are. PostgreSQL puts it together from the catalogue each time, of
     /// 10,000 instructions; we keep it, since what a function answers changes with its oid alone.
-    fn descriptor(&self) -> Result<pg_sys::TupleDesc, Failure> {
+    fn descriptor(&self) -> Result<pg_sys::TupleDesc, Error> {
         // SAFETY: fcinfo is valid for the call, and says which function was called.
         let function = unsafe { (*(*self.fcinfo).flinfo).fn_oid };
         let kept = DESCRIPTORS.with_borrow(|kept| kept.get(&function).copied());
@@ -254,7 +251,7 @@ pub struct RowType<'c> {
 
 impl RowType<'_> {
     /// A row with these columns, 42P13 where they are not as many as were declared.
-    pub fn row(&self, mut columns: Columns) -> Result<Answer, Failure> {
+    pub fn row(&self, mut columns: Columns) -> Result<Answer, Error> {
         self.check(&columns)?;
         // SAFETY: a blessed descriptor; the arrays have as many members as it has columns.
         unsafe {
@@ -267,7 +264,7 @@ impl RowType<'_> {
         }
     }
 
-    fn check(&self, columns: &Columns) -> Result<(), Failure> {
+    fn check(&self, columns: &Columns) -> Result<(), Error> {
         // SAFETY: a descriptor that lives as long as the call.
         if unsafe { (*self.descriptor).natts } as usize == columns.values.len() {
             return Ok(());
@@ -284,10 +281,7 @@ pub struct RowSet<'c> {
 
 impl RowSet<'_> {
     /// Answers these rows.
-    pub fn fill(
-        self,
-        rows: impl Iterator<Item = Result<Columns, Failure>>,
-    ) -> Result<Answer, Failure> {
+    pub fn fill(self, rows: impl Iterator<Item = Result<Columns, Error>>) -> Result<Answer, Error> {
         for row in rows {
             check_for_interrupts!();
             let mut columns = row?;
@@ -314,14 +308,14 @@ pub struct Fields<'c, const N: usize> {
 
 impl<const N: usize> Fields<'_, N> {
     /// The value in this place, from 0; None where it is NULL.
-    pub fn get<T: Owned>(&self, place: usize) -> Result<Option<T>, Failure> {
+    pub fn get<T: Owned>(&self, place: usize) -> Result<Option<T>, Error> {
         let value = self.value(place, T::type_oid())?;
         // SAFETY: the row's own type was compared with the one that was asked for, and that is T's.
         Ok(value.and_then(|value| unsafe { T::from_datum(value, false) }))
     }
 
     /// How many bytes the bytea in this place has, wherever they are kept.
-    pub fn byte_length(&self, place: usize) -> Result<Option<i32>, Failure> {
+    pub fn byte_length(&self, place: usize) -> Result<Option<i32>, Error> {
         let Some(value) = self.value(place, pg_sys::BYTEAOID)? else {
             return Ok(None);
         };
@@ -334,7 +328,7 @@ impl<const N: usize> Fields<'_, N> {
         self.values.get(place).is_some_and(Option::is_some)
     }
 
-    fn value(&self, place: usize, oid: pg_sys::Oid) -> Result<Option<pg_sys::Datum>, Failure> {
+    fn value(&self, place: usize, oid: pg_sys::Oid) -> Result<Option<pg_sys::Datum>, Error> {
         match (self.columns.get(place), self.values.get(place)) {
             (Some((_, expected)), Some(value)) if *expected == oid => Ok(*value),
             _ => Err(internal("column")),
@@ -342,72 +336,49 @@ impl<const N: usize> Fields<'_, N> {
     }
 }
 
-/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
-mod unguarded {
-    use std::ffi::{c_char, c_int, c_void};
-
-    use pgrx::pg_sys;
-
-    use crate::datum::Column;
-
-    unsafe extern "C-unwind" {
-        fn pg_detoast_datum(datum: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
-        fn lookup_rowtype_tupdesc(oid: pg_sys::Oid, modifier: i32) -> pg_sys::TupleDesc;
-        fn DecrTupleDescRefCount(descriptor: pg_sys::TupleDesc);
-        fn heap_deform_tuple(
-            tuple: pg_sys::HeapTuple,
-            descriptor: pg_sys::TupleDesc,
-            values: *mut pg_sys::Datum,
-            nulls: *mut bool,
-        );
-        fn SPI_fnumber(descriptor: pg_sys::TupleDesc, name: *const c_char) -> c_int;
-        fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, column: c_int) -> pg_sys::Oid;
-        fn palloc(size: usize) -> *mut c_void;
+/// Points `tuple` to a row, and answers the descriptor of its type, which is to be released.
+unsafe fn open_row(row: pg_sys::Datum, tuple: &mut pg_sys::HeapTupleData) -> pg_sys::TupleDesc {
+    // SAFETY: the datum is a row, and says itself of which type. In memory of the call's.
+    unsafe {
+        let header: pg_sys::HeapTupleHeader = pg_sys::pg_detoast_datum(row.cast_mut_ptr()).cast();
+        tuple.t_len = pgrx::varsize(header.cast()) as u32;
+        tuple.t_data = header;
+        let row_type = (*header).t_choice.t_datum;
+        pg_sys::lookup_rowtype_tupdesc(row_type.datum_typeid, row_type.datum_typmod)
     }
+}
 
-    /// Points `tuple` to a row, and answers the descriptor of its type, which is to be released.
-    pub unsafe fn open(row: pg_sys::Datum, tuple: &mut pg_sys::HeapTupleData) -> pg_sys::TupleDesc {
-        // SAFETY: the datum is a row, and says itself of which type. In memory of the call's.
-        unsafe {
-            let header: pg_sys::HeapTupleHeader = pg_detoast_datum(row.cast_mut_ptr()).cast();
-            tuple.t_len = pgrx::varsize(header.cast()) as u32;
-            tuple.t_data = header;
-            let row_type = (*header).t_choice.t_datum;
-            lookup_rowtype_tupdesc(row_type.datum_typeid, row_type.datum_typmod)
-        }
-    }
-
-    /// Reads these columns; false where there is none of that name and type.
-    pub unsafe fn read(
-        tuple: &mut pg_sys::HeapTupleData,
-        descriptor: pg_sys::TupleDesc,
-        columns: &[Column],
-        read: &mut [Option<pg_sys::Datum>],
-    ) -> bool {
-        // SAFETY: a tuple and its descriptor; the arrays have a member for each of its columns, and
-        // SPI_fnumber answers the number of one of them, or what is not above 0.
-        unsafe {
-            let count = (*descriptor).natts as usize;
-            let values: *mut pg_sys::Datum = palloc(count * size_of::<pg_sys::Datum>()).cast();
-            let nulls: *mut bool = palloc(count * size_of::<bool>()).cast();
-            heap_deform_tuple(tuple, descriptor, values, nulls);
-            columns.iter().zip(read).all(|((name, oid), value)| {
-                let number = SPI_fnumber(descriptor, name.as_ptr());
-                let found = number > 0 && SPI_gettypeid(descriptor, number) == *oid;
-                if found && !*nulls.add(number as usize - 1) {
-                    *value = Some(*values.add(number as usize - 1));
-                }
-                found
-            })
-        }
-    }
-
-    pub unsafe fn release(descriptor: pg_sys::TupleDesc) {
-        // SAFETY: ReleaseTupleDesc: what is not counted is nobody's to release.
-        unsafe {
-            if (*descriptor).tdrefcount >= 0 {
-                DecrTupleDescRefCount(descriptor);
+/// Reads these columns; false where there is none of that name and type.
+unsafe fn read_columns(
+    tuple: &mut pg_sys::HeapTupleData,
+    descriptor: pg_sys::TupleDesc,
+    columns: &[Column],
+    read: &mut [Option<pg_sys::Datum>],
+) -> bool {
+    // SAFETY: a tuple and its descriptor; the arrays have a member for each of its columns, and
+    // SPI_fnumber answers the number of one of them, or what is not above 0.
+    unsafe {
+        let count = (*descriptor).natts as usize;
+        let mut values = vec![pg_sys::Datum::null(); count];
+        let mut nulls = vec![true; count];
+        pg_sys::heap_deform_tuple(tuple, descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+        columns.iter().zip(read).all(|((name, oid), value)| {
+            let number = pg_sys::SPI_fnumber(descriptor, name.as_ptr());
+            let found = number > 0 && pg_sys::SPI_gettypeid(descriptor, number) == *oid;
+            if found && !nulls[number as usize - 1] {
+                *value = Some(values[number as usize - 1]);
             }
+            found
+        })
+    }
+}
+
+/// ReleaseTupleDesc: what is not counted is nobody's to release.
+unsafe fn release(descriptor: pg_sys::TupleDesc) {
+    // SAFETY: a descriptor that was looked up.
+    unsafe {
+        if (*descriptor).tdrefcount >= 0 {
+            pg_sys::DecrTupleDescRefCount(descriptor);
         }
     }
 }
@@ -425,7 +396,7 @@ impl Texts<'_> {
     }
 
     /// The elements in order, None for NULL.
-    pub fn iter(&self) -> impl Iterator<Item = Result<Option<&str>, Failure>> {
+    pub fn iter(&self) -> impl Iterator<Item = Result<Option<&str>, Error>> {
         let elements = self.elements.iter();
         elements.map(|bytes| bytes.map(characters).transpose())
     }

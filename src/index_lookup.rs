@@ -21,33 +21,10 @@ use uuid::Uuid;
 
 use crate::datum::{Jsonb, Owned, characters, pg_uuid};
 use crate::invalidation::{generation, watch};
-use crate::raise::{Failure, Report, SqlState, internal};
+use crate::raise::{Error, SqlState, internal};
 use crate::scan::{Argument, LockOutcome, MAX_KEYS, Scan, SnapshotMode, Strength, Values};
 use crate::statements::Spi;
-use crate::table::{NotOpened, Table};
-
-/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
-mod unguarded {
-    use std::ffi::c_int;
-
-    use pgrx::pg_sys;
-
-    unsafe extern "C-unwind" {
-        pub fn RelationGetIndexList(relation: pg_sys::Relation) -> *mut pg_sys::List;
-        pub fn list_free(list: *mut pg_sys::List);
-        pub fn index_open(index: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
-        pub fn index_close(index: pg_sys::Relation, mode: pg_sys::LOCKMODE);
-        pub fn heap_attisnull(
-            tuple: pg_sys::HeapTuple,
-            column: c_int,
-            descriptor: pg_sys::TupleDesc,
-        ) -> bool;
-        pub fn TransactionIdPrecedes(
-            one: pg_sys::TransactionId,
-            other: pg_sys::TransactionId,
-        ) -> bool;
-    }
-}
+use crate::table::Table;
 
 /// A table and the columns by which its rows are looked up. Where no index of the table serves, the
 /// whole table is read.
@@ -96,7 +73,7 @@ impl Key<'_> {
         }
     }
 
-    fn is_in(self, row: &HeapRow, column: usize) -> Result<bool, Failure> {
+    fn is_in(self, row: &HeapRow, column: usize) -> Result<bool, Error> {
         match self {
             Self::Text(text) => Ok(row.text(column)? == Some(text)),
             Self::Uuid(id) => Ok(row.get::<pgrx::Uuid>(column)? == Some(pg_uuid(id))),
@@ -113,44 +90,44 @@ pub struct HeapRow<'s> {
 
 impl<'s> HeapRow<'s> {
     /// The value of a column of the table, counted from 1; None where it is NULL.
-    pub fn get<T: Owned>(&self, column: usize) -> Result<Option<T>, Failure> {
+    pub fn get<T: Owned>(&self, column: usize) -> Result<Option<T>, Error> {
         let datum = self.datum(column, T::type_oid())?;
         // SAFETY: a value of T's own type.
         Ok(datum.and_then(|datum| unsafe { T::from_datum(datum, false) }))
     }
 
     /// The value of a column that cannot be NULL.
-    pub fn required<T: Owned>(&self, column: usize) -> Result<T, Failure> {
+    pub fn required<T: Owned>(&self, column: usize) -> Result<T, Error> {
         self.get(column)?.ok_or_else(|| internal("NULL"))
     }
 
-    pub fn text(&self, column: usize) -> Result<Option<&'s str>, Failure> {
+    pub fn text(&self, column: usize) -> Result<Option<&'s str>, Error> {
         let bytes = self.varlena(column, pg_sys::TEXTOID)?;
         bytes.map(characters).transpose()
     }
 
-    pub fn required_text(&self, column: usize) -> Result<&'s str, Failure> {
+    pub fn required_text(&self, column: usize) -> Result<&'s str, Error> {
         self.text(column)?.ok_or_else(|| internal("NULL"))
     }
 
-    pub fn bytes(&self, column: usize) -> Result<Option<&'s [u8]>, Failure> {
+    pub fn bytes(&self, column: usize) -> Result<Option<&'s [u8]>, Error> {
         self.varlena(column, pg_sys::BYTEAOID)
     }
 
-    pub fn required_jsonb(&self, column: usize) -> Result<Jsonb<'s>, Failure> {
+    pub fn required_jsonb(&self, column: usize) -> Result<Jsonb<'s>, Error> {
         let datum = self.datum(column, pg_sys::JSONBOID)?;
         // SAFETY: a jsonb in memory of the connection's.
         let jsonb = datum.map(|datum| unsafe { Jsonb::from_datum(datum) });
         jsonb.ok_or_else(|| internal("NULL"))
     }
 
-    pub fn is_null(&self, column: usize) -> Result<bool, Failure> {
+    pub fn is_null(&self, column: usize) -> Result<bool, Error> {
         let place = self.place(column)?;
         // SAFETY: as in `datum`.
         Ok(unsafe { *self.values.nulls.add(place) })
     }
 
-    fn varlena(&self, column: usize, oid: pg_sys::Oid) -> Result<Option<&'s [u8]>, Failure> {
+    fn varlena(&self, column: usize, oid: pg_sys::Oid) -> Result<Option<&'s [u8]>, Error> {
         let datum = self.datum(column, oid)?;
         // SAFETY: a text and a bytea have the same form. In memory of the connection's, and so is what is
         // detoasted, since no other connection is opened inside of it.
@@ -158,7 +135,7 @@ impl<'s> HeapRow<'s> {
     }
 
     /// The place, from 0, of a column that is counted from 1.
-    fn place(&self, column: usize) -> Result<usize, Failure> {
+    fn place(&self, column: usize) -> Result<usize, Error> {
         let place = column.wrapping_sub(1);
         if place >= self.table.columns.len() {
             return Err(internal("column"));
@@ -166,7 +143,7 @@ impl<'s> HeapRow<'s> {
         Ok(place)
     }
 
-    fn datum(&self, column: usize, oid: pg_sys::Oid) -> Result<Option<pg_sys::Datum>, Failure> {
+    fn datum(&self, column: usize, oid: pg_sys::Oid) -> Result<Option<pg_sys::Datum>, Error> {
         let place = self.place(column)?;
         if self.table.columns[place].1 != oid {
             return Err(internal("column"));
@@ -204,31 +181,28 @@ impl<'s> FoundRow<'s> {
     }
 
     /// Leaves the row as it is, unlocked.
-    pub fn close(self) -> Result<(), Failure> {
-        let scan = self.scan;
-        // SAFETY: see `Scan`; nothing in here needs dropping.
-        unsafe { self.spi.catch(|| Table::close(scan.end())) }
+    pub fn close(self) {
+        // SAFETY: an open scan of a table that `Table::open` opened.
+        unsafe { Table::close(self.scan.end()) }
     }
 
     /// Locks the row until the end of the transaction; 40001 where it was changed since the snapshot of
     /// a transaction that has but one.
-    pub fn lock(self, key: &[Key], strength: Strength) -> Result<LockedRow<'s>, Failure> {
+    pub fn lock(self, key: &[Key], strength: Strength) -> Result<LockedRow<'s>, Error> {
         let (scan, lookup) = (self.scan, self.lookup);
-        // SAFETY: see `Scan`; nothing in here needs dropping.
+        // SAFETY: an open scan at a row; what is locked is in its slot.
         let (outcome, values) = unsafe {
-            self.spi.catch(|| {
-                let outcome = scan.lock(strength);
-                let values = match outcome {
-                    LockOutcome::Locked { .. } => scan.locked(),
-                    _ => Values::default(),
-                };
-                Table::close(scan.end());
-                (outcome, values)
-            })
-        }?;
+            let outcome = scan.lock(strength);
+            let values = match outcome {
+                LockOutcome::Locked { .. } => scan.locked(),
+                _ => Values::default(),
+            };
+            Table::close(scan.end());
+            (outcome, values)
+        };
         match outcome {
             LockOutcome::Locked { moved } => {
-                let row = lookup.copied(values);
+                let row = lookup.copied(self.spi, values);
                 // Where it moved the key may have been changed; else it is the one that was compared.
                 if moved && !lookup.has_key(&row, key)? {
                     return Ok(LockedRow::Changed);
@@ -265,16 +239,12 @@ impl IndexLookup {
     }
 
     /// The row with this key. A snapshot that sees two has one that is gone since: 40001.
-    pub fn row<'s>(&self, spi: &'s Spi, key: &[Key]) -> Result<Option<HeapRow<'s>>, Failure> {
+    pub fn row<'s>(&self, spi: &'s Spi, key: &[Key]) -> Result<Option<HeapRow<'s>>, Error> {
         self.row_in(spi, key, SnapshotMode::Transaction)
     }
 
     /// The same, out of all that is committed.
-    pub fn latest_row<'s>(
-        &self,
-        spi: &'s Spi,
-        key: &[Key],
-    ) -> Result<Option<HeapRow<'s>>, Failure> {
+    pub fn latest_row<'s>(&self, spi: &'s Spi, key: &[Key]) -> Result<Option<HeapRow<'s>>, Error> {
         self.row_in(spi, key, SnapshotMode::Latest)
     }
 
@@ -283,7 +253,7 @@ impl IndexLookup {
         spi: &'s Spi,
         key: &[Key],
         mode: SnapshotMode,
-    ) -> Result<Option<HeapRow<'s>>, Failure> {
+    ) -> Result<Option<HeapRow<'s>>, Error> {
         let mut rows = self.rows_in(spi, key, mode)?;
         if rows.len() > 1 {
             return Err(concurrent_update());
@@ -291,12 +261,12 @@ impl IndexLookup {
         Ok(rows.pop())
     }
 
-    pub fn has_row(&self, spi: &Spi, key: &[Key]) -> Result<bool, Failure> {
+    pub fn has_row(&self, spi: &Spi, key: &[Key]) -> Result<bool, Error> {
         Ok(!self.rows(spi, key)?.is_empty())
     }
 
     /// The rows whose key begins like this, in no order.
-    pub fn rows<'s>(&self, spi: &'s Spi, key: &[Key]) -> Result<Vec<HeapRow<'s>>, Failure> {
+    pub fn rows<'s>(&self, spi: &'s Spi, key: &[Key]) -> Result<Vec<HeapRow<'s>>, Error> {
         self.rows_in(spi, key, SnapshotMode::Transaction)
     }
 
@@ -305,22 +275,17 @@ impl IndexLookup {
         spi: &'s Spi,
         key: &[Key],
         mode: SnapshotMode,
-    ) -> Result<Vec<HeapRow<'s>>, Failure> {
+    ) -> Result<Vec<HeapRow<'s>>, Error> {
         let arguments = self.arguments(key)?;
         let mut rows = vec![];
-        // SAFETY: see `Scan`; nothing in here needs dropping, `rows` is outside.
-        let opened = unsafe {
-            spi.catch(|| {
-                let opened = self.begin(&arguments[..key.len()], pg_sys::AccessShareLock, mode);
-                let scan = opened?;
-                while let Some(values) = scan.next() {
-                    rows.push(self.copied(values));
-                }
-                Table::close(scan.end());
-                Ok(())
-            })
-        }?;
-        opened.map_err(|why| self.table.failure(why))?;
+        // SAFETY: the scan is ended, or, after an error, ended by PostgreSQL with the transaction.
+        unsafe {
+            let scan = self.begin(&arguments[..key.len()], pg_sys::AccessShareLock, mode)?;
+            while let Some(values) = scan.next() {
+                rows.push(self.copied(spi, values));
+            }
+            Table::close(scan.end());
+        }
         for row in &rows {
             self.compare(row, key)?;
         }
@@ -334,25 +299,19 @@ impl IndexLookup {
         spi: &'s Spi,
         key: &[Key],
         mode: u32,
-    ) -> Result<Option<FoundRow<'s>>, Failure> {
+    ) -> Result<Option<FoundRow<'s>>, Error> {
         let arguments = self.arguments(key)?;
-        // SAFETY: see `Scan`; nothing in here needs dropping.
-        let found = unsafe {
-            spi.catch(|| {
-                let arguments = &arguments[..key.len()];
-                let scan = self.begin(arguments, mode, SnapshotMode::Transaction)?;
-                let values = scan.next();
-                if values.is_none() {
-                    Table::close(scan.end());
-                }
-                Ok(values.map(|values| (scan, values)))
-            })
-        }?;
-        let found = found.map_err(|why| self.table.failure(why))?;
-        let Some((scan, values)) = found else {
-            return Ok(None);
+        // SAFETY: the scan is ended here, or by whoever has the row that was found.
+        let (scan, values) = unsafe {
+            let arguments = &arguments[..key.len()];
+            let scan = self.begin(arguments, mode, SnapshotMode::Transaction)?;
+            let Some(values) = scan.next() else {
+                Table::close(scan.end());
+                return Ok(None);
+            };
+            (scan, values)
         };
-        let row = self.copied(values);
+        let row = self.copied(spi, values);
         let found = FoundRow {
             lookup: self,
             spi,
@@ -370,7 +329,7 @@ impl IndexLookup {
         spi: &'s Spi,
         key: &[Key],
         strength: Strength,
-    ) -> Result<Option<HeapRow<'s>>, Failure> {
+    ) -> Result<Option<HeapRow<'s>>, Error> {
         let mode = match strength {
             Strength::KeyShare => pg_sys::RowShareLock,
             Strength::NoKeyUpdate => pg_sys::RowExclusiveLock,
@@ -386,34 +345,30 @@ impl IndexLookup {
 
     /// Whether triggers or rules of the application's take part when the table is written; those that
     /// PostgreSQL has for foreign keys do not count. None can be made until the end of the transaction.
-    pub fn table_has_triggers(&self, spi: &Spi) -> Result<bool, Failure> {
-        // SAFETY: nothing in here needs dropping. An open table's triggers and rules are in memory, null
-        // where it has none.
-        let opened = unsafe {
-            spi.catch(|| {
-                let relation = self.table.open(pg_sys::RowExclusiveLock)?;
-                let triggers = (*relation).trigdesc;
-                let has_triggers = !(*relation).rd_rules.is_null()
-                    || !triggers.is_null()
-                        && (0..(*triggers).numtriggers as usize)
-                            .any(|n| !(*(*triggers).triggers.add(n)).tgisinternal);
-                Table::close(relation);
-                Ok(has_triggers)
-            })
-        }?;
-        opened.map_err(|why| self.table.failure(why))
+    pub fn table_has_triggers(&self) -> Result<bool, Error> {
+        // SAFETY: an open table's triggers and rules are in memory, null where it has none.
+        unsafe {
+            let relation = self.table.open(pg_sys::RowExclusiveLock)?;
+            let triggers = (*relation).trigdesc;
+            let has_triggers = !(*relation).rd_rules.is_null()
+                || !triggers.is_null()
+                    && (0..(*triggers).numtriggers as usize)
+                        .any(|n| !(*(*triggers).triggers.add(n)).tgisinternal);
+            Table::close(relation);
+            Ok(has_triggers)
+        }
     }
 
     /// The row has the key that it was looked up by. An index that says otherwise is corrupted; but the
     /// answer would be somebody else's.
-    fn compare(&self, row: &HeapRow, key: &[Key]) -> Result<(), Failure> {
+    fn compare(&self, row: &HeapRow, key: &[Key]) -> Result<(), Error> {
         if self.has_key(row, key)? {
             return Ok(());
         }
         Err(self.table.index_is_corrupted())
     }
 
-    fn has_key(&self, row: &HeapRow, key: &[Key]) -> Result<bool, Failure> {
+    fn has_key(&self, row: &HeapRow, key: &[Key]) -> Result<bool, Error> {
         for (column, value) in self.key.iter().zip(key) {
             if !value.is_in(row, *column as usize)? {
                 return Ok(false);
@@ -422,7 +377,7 @@ impl IndexLookup {
         Ok(true)
     }
 
-    fn copied<'s>(&self, values: Values) -> HeapRow<'s> {
+    fn copied<'s>(&self, _: &'s Spi, values: Values) -> HeapRow<'s> {
         HeapRow {
             values,
             table: self.table,
@@ -430,7 +385,7 @@ impl IndexLookup {
         }
     }
 
-    fn arguments(&self, key: &[Key]) -> Result<[Argument; MAX_KEYS], Failure> {
+    fn arguments(&self, key: &[Key]) -> Result<[Argument; MAX_KEYS], Error> {
         let whole = key.len() == self.key.len();
         if key.len() > self.key.len().min(MAX_KEYS) || self.unique && !whole {
             return Err(internal("key"));
@@ -447,15 +402,14 @@ impl IndexLookup {
     }
 }
 
-/// Inside `catch`.
 impl IndexLookup {
     unsafe fn begin(
         &self,
         arguments: &[Argument],
         lock: u32,
         mode: SnapshotMode,
-    ) -> Result<Scan, NotOpened> {
-        // SAFETY: inside `catch`; the table and its index are locked before the snapshot is taken.
+    ) -> Result<Scan, Error> {
+        // SAFETY: the table and its index are locked before the snapshot is taken.
         unsafe {
             let relation = self.table.open(lock)?;
             let choice = self.lock_index(relation);
@@ -470,7 +424,7 @@ impl IndexLookup {
     /// away while the table is locked: DROP INDEX waits for the lock, and CONCURRENTLY for those who have it.
     unsafe fn lock_index(&self, relation: pg_sys::Relation) -> Choice {
         loop {
-            // SAFETY: inside `catch`, with an open table.
+            // SAFETY: an open table.
             unsafe {
                 let choice = self.choice(relation);
                 if choice.index == pg_sys::InvalidOid {
@@ -488,7 +442,7 @@ impl IndexLookup {
 
     /// The index that serves; kept while nothing of the table changes.
     unsafe fn choice(&self, relation: pg_sys::Relation) -> Choice {
-        // SAFETY: inside `catch`, with an open table.
+        // SAFETY: an open table.
         let generation = unsafe { generation() };
         if self.chosen_in.load(Relaxed) == generation {
             return Choice {
@@ -508,10 +462,10 @@ impl IndexLookup {
 
     /// The index that was locked, if the active snapshot is not too old for it; else 0, and it is unlocked.
     unsafe fn usable(&self, choice: Choice) -> pg_sys::Oid {
-        // SAFETY: inside `catch`; a snapshot is active, and has set TransactionXmin.
+        // SAFETY: a snapshot is active, and has set TransactionXmin.
         unsafe {
             if choice.check_xmin == pg_sys::TransactionId::INVALID
-                || unguarded::TransactionIdPrecedes(choice.check_xmin, pg_sys::TransactionXmin)
+                || pg_sys::TransactionIdPrecedes(choice.check_xmin, pg_sys::TransactionXmin)
             {
                 return choice.index;
             }
@@ -527,9 +481,9 @@ impl IndexLookup {
             index: pg_sys::InvalidOid,
             check_xmin: pg_sys::TransactionId::INVALID,
         };
-        // SAFETY: inside `catch`, with an open table; a list of oids, null where it is empty.
+        // SAFETY: an open table; a list of oids, null where it is empty.
         unsafe {
-            let list = unguarded::RelationGetIndexList(relation);
+            let list = pg_sys::RelationGetIndexList(relation);
             let mut best = none;
             let length = if list.is_null() { 0 } else { (*list).length };
             for n in 0..length as usize {
@@ -541,7 +495,7 @@ impl IndexLookup {
                     best = choice;
                 }
             }
-            unguarded::list_free(list);
+            pg_sys::list_free(list);
             best
         }
     }
@@ -549,10 +503,10 @@ impl IndexLookup {
     /// None where the index does not find every row with a key, by the order of bytes.
     unsafe fn as_choice(&self, index: pg_sys::Oid) -> Option<Choice> {
         let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        // SAFETY: inside `catch`, with an index of an open table. It has a row in pg_index, and of each
+        // SAFETY: an index of an open table. It has a row in pg_index, and of each
         // column a number, an operator family and a collation.
         unsafe {
-            let relation = unguarded::index_open(index, mode);
+            let relation = pg_sys::index_open(index, mode);
             let choice = self.serves(relation).then(|| Choice {
                 index,
                 check_xmin: if (*(*relation).rd_index).indcheckxmin {
@@ -561,7 +515,7 @@ impl IndexLookup {
                     pg_sys::TransactionId::INVALID
                 },
             });
-            unguarded::index_close(relation, mode);
+            pg_sys::index_close(relation, mode);
             choice
         }
     }
@@ -585,7 +539,7 @@ impl IndexLookup {
                 && (*form).indisvalid
                 && (*form).indisready
                 && (*form).indislive
-                && unguarded::heap_attisnull((*relation).rd_indextuple, predicate, null_mut())
+                && pg_sys::heap_attisnull((*relation).rd_indextuple, predicate, null_mut())
                 && families.iter().zip(self.key).all(|(family, column)| {
                     let (_, of_column) = self.table.columns[*column as usize - 1];
                     *family == family_of(of_column)
@@ -622,9 +576,9 @@ unsafe fn xmin_of(tuple: pg_sys::HeapTuple) -> pg_sys::TransactionId {
 }
 
 /// 40001, in the words that ExecLockRows has for a row that was changed or deleted.
-pub fn concurrent_update() -> Failure {
+pub fn concurrent_update() -> Error {
     let message = "could not serialize access due to concurrent update";
-    Report::new(SqlState::SERIALIZATION_FAILURE, message).into()
+    Error::new(SqlState::SERIALIZATION_FAILURE, message)
 }
 
 #[cfg(any(test, feature = "pg_test"))]
@@ -633,7 +587,7 @@ mod tests {
     use pgrx::pg_sys::{TEXTOID, UUIDOID};
     use pgrx::prelude::*;
 
-    use super::{Failure, IndexLookup, Key, Relaxed, SqlState, Strength};
+    use super::{Error, IndexLookup, Key, Relaxed, SqlState, Strength};
     use crate::datum::CallMemory;
     use crate::statements::Spi;
     use crate::table::Table;
@@ -797,10 +751,7 @@ mod tests {
             assert!(is_refused(lookup.rows(&spi(), &key).err(), sqlstate));
             let locked = lookup.lock(&spi(), &key, Strength::KeyShare).err();
             assert!(is_refused(locked, sqlstate));
-            assert!(is_refused(
-                lookup.table_has_triggers(&spi()).err(),
-                sqlstate
-            ));
+            assert!(is_refused(lookup.table_has_triggers().err(), sqlstate));
         }
     }
 
@@ -815,8 +766,8 @@ mod tests {
         assert!(is_refused(failure, SqlState::WRONG_OBJECT_TYPE));
     }
 
-    fn is_refused(failure: Option<Failure>, sqlstate: SqlState) -> bool {
-        matches!(failure, Some(Failure::Report(report)) if report.sqlstate == sqlstate)
+    fn is_refused(failure: Option<Error>, sqlstate: SqlState) -> bool {
+        failure.is_some_and(|error| error.sqlstate == sqlstate)
     }
 
     /// That others wait for it is seen where there are others: tests/races.rs.
@@ -836,7 +787,7 @@ mod tests {
 
     #[pg_test]
     fn triggers_and_rules_are_noticed_and_foreign_keys_are_not() {
-        let noticed = || ROLES_OF.table_has_triggers(&spi()).unwrap();
+        let noticed = || ROLES_OF.table_has_triggers().unwrap();
         assert!(!noticed());
         pgrx::Spi::run(
             "CREATE RULE twice AS ON INSERT TO magic_link.organization_jit_roles DO ALSO NOTIFY roles",

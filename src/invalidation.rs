@@ -9,25 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use pgrx::pg_sys;
 
-/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
-mod unguarded {
-    use std::ffi::c_int;
-
-    use pgrx::pg_sys;
-
-    unsafe extern "C-unwind" {
-        pub fn CacheRegisterRelcacheCallback(
-            callback: pg_sys::RelcacheCallbackFunction,
-            argument: pg_sys::Datum,
-        );
-        pub fn CacheRegisterSyscacheCallback(
-            cache: c_int,
-            callback: pg_sys::SyscacheCallbackFunction,
-            argument: pg_sys::Datum,
-        );
-    }
-}
-
 static GENERATION: AtomicU64 = AtomicU64::new(1);
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
@@ -44,11 +25,8 @@ pub unsafe fn generation() -> u64 {
     if !REGISTERED.load(Relaxed) {
         // SAFETY: functions that stay as long as the library, which is never unloaded; registered once.
         unsafe {
-            unguarded::CacheRegisterRelcacheCallback(
-                Some(on_relation_change),
-                pg_sys::Datum::null(),
-            );
-            unguarded::CacheRegisterSyscacheCallback(
+            pg_sys::CacheRegisterRelcacheCallback(Some(on_relation_change), pg_sys::Datum::null());
+            pg_sys::CacheRegisterSyscacheCallback(
                 pg_sys::SysCacheIdentifier::NAMESPACEOID as c_int,
                 Some(on_schema_change),
                 pg_sys::Datum::null(),

@@ -9,7 +9,7 @@ use crate::directory;
 use crate::email::Email;
 use crate::ledger::{self, Terms};
 use crate::limits::{self, Full};
-use crate::raise::{Failure, Report, SqlState};
+use crate::raise::{Error, SqlState};
 use crate::settings;
 use crate::statements::Spi;
 use crate::system::{Moment, fill_random, out_of_range};
@@ -20,17 +20,16 @@ use crate::token::{NoToken, Token};
 pub struct Lifetime(i32);
 
 impl Lifetime {
-    pub fn new(expires_in: i32) -> Result<Self, Failure> {
+    pub fn new(expires_in: i32) -> Result<Self, Error> {
         let longest = settings::max_expires_in();
         if (1..=longest).contains(&expires_in) {
             return Ok(Self(expires_in));
         }
-        Err(Report::invalid(
+        Err(Error::invalid(
             "lifetime",
             format!("expires_in must be from 1 to {longest} seconds."),
         )
-        .hint("The setting magic_link.max_expires_in is the longest life.")
-        .into())
+        .hint("The setting magic_link.max_expires_in is the longest life."))
     }
 }
 
@@ -58,12 +57,12 @@ pub struct Issued {
 }
 
 /// Issues a token for an address.
-pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Failure> {
+pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Error> {
     let emails = std::slice::from_ref(email);
-    lock_where_limited(spi, emails)?;
+    lock_where_limited(emails);
     check_references(spi, &order.meaning)?;
     if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
-        return Err(too_many_active(&full).into());
+        return Err(too_many_active(&full));
     }
     let period = Period::new(order.lifetime);
     let token = period.draw()?;
@@ -72,11 +71,11 @@ pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Failure
 }
 
 /// Issues a token for each of several addresses, no two of them the same; all or none.
-pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issued>, Failure> {
-    lock_where_limited(spi, emails)?;
+pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issued>, Error> {
+    lock_where_limited(emails);
     check_references(spi, &order.meaning)?;
     if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
-        return Err(at(full.place, too_many_active(&full)).into());
+        return Err(at(full.place, too_many_active(&full)));
     }
     let period = Period::new(order.lifetime);
     let tokens: Vec<Token> = emails
@@ -92,11 +91,10 @@ pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issu
 }
 
 /// Before anything is looked up: who creates for one of the addresses waits until the transaction ends.
-fn lock_where_limited(spi: &Spi, emails: &[Email]) -> Result<(), Failure> {
-    if !settings::limit_addresses() {
-        return Ok(());
+fn lock_where_limited(emails: &[Email]) {
+    if settings::limit_addresses() {
+        lock_addresses(emails.iter().map(Email::as_str));
     }
-    lock_addresses(spi, emails.iter().map(Email::as_str))
 }
 
 /// From when to when a token lives.
@@ -114,14 +112,14 @@ impl Period {
         }
     }
 
-    fn draw(&self) -> Result<Token, Failure> {
+    fn draw(&self) -> Result<Token, Error> {
         Token::draw(self.created_at.unix_millis(), fill_random).map_err(|error| match error {
             NoToken::ClockOutOfRange => out_of_range(),
             NoToken::Random(failure) => failure,
         })
     }
 
-    fn terms<'a>(&self, order: &'a Order<'a>) -> Result<Terms<'a>, Failure> {
+    fn terms<'a>(&self, order: &'a Order<'a>) -> Result<Terms<'a>, Error> {
         Ok(Terms {
             meaning: &order.meaning,
             context: order.context,
@@ -141,9 +139,9 @@ impl Period {
 }
 
 /// OT008.
-fn too_many_active(full: &Full) -> Report {
+fn too_many_active(full: &Full) -> Error {
     let limit = full.limit;
-    Report::new(
+    Error::new(
         SqlState::new("OT008"),
         "the address has too many active one-time tokens",
     )
@@ -156,14 +154,14 @@ fn too_many_active(full: &Full) -> Report {
 }
 
 /// Says which of several addresses a report is about, counted from 1.
-pub fn at(place: i64, report: Report) -> Report {
+pub fn at(place: i64, report: Error) -> Error {
     let detail = report.detail.as_deref().unwrap_or_default();
     let detail = format!("emails[{place}]: {detail}");
     report.detail(detail)
 }
 
 /// 23503 where the context names an organization or a role that is not there.
-fn check_references(spi: &Spi, meaning: &Context) -> Result<(), Failure> {
+fn check_references(spi: &Spi, meaning: &Context) -> Result<(), Error> {
     for id in meaning.organization_ids() {
         if !directory::organization_exists(spi, id)? {
             return Err(unknown("jitOrganizationIds", "organization", id));
@@ -177,8 +175,8 @@ fn check_references(spi: &Spi, meaning: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-fn unknown(key: &str, what: &str, id: &str) -> Failure {
-    Report::new(
+fn unknown(key: &str, what: &str, id: &str) -> Error {
+    Error::new(
         SqlState::FOREIGN_KEY_VIOLATION,
         format!("the context names an unknown {what}"),
     )
@@ -186,5 +184,4 @@ fn unknown(key: &str, what: &str, id: &str) -> Failure {
         "\"{key}\" names {}, which does not exist.",
         shown(id)
     ))
-    .into()
 }

@@ -11,7 +11,7 @@ use crate::datum::{Column, Jsonb, pg_uuid};
 use crate::email::Email;
 use crate::index_lookup::{FoundRow, HeapRow, IndexLookup, Key, LockedRow};
 use crate::outcome::Facts;
-use crate::raise::{Failure, Report};
+use crate::raise::Error;
 use crate::scan::Strength;
 use crate::statements::{Parameters, Spi, Statement, statements};
 use crate::system::Moment;
@@ -163,15 +163,15 @@ impl Terms<'_> {
 }
 
 /// Writes the row of a new token and answers its id.
-pub fn insert(spi: &Spi, token: &Token, email: &Email, terms: &Terms) -> Result<Uuid, Failure> {
+pub fn insert(spi: &Spi, token: &Token, email: &Email, terms: &Terms) -> Result<Uuid, Error> {
     let hash = token.hash();
     let id = token.id(&hash);
     let addressed = Parameters::of(pg_uuid(id))
         .and(hash.as_bytes())
         .and(email.as_str());
     let written = spi.execute(&INSERT, terms.parameters(addressed));
-    if written.map_err(without_row)? == 0 {
-        return Err(Report::suppressed("one_time_tokens").into());
+    if written? == 0 {
+        return Err(Error::suppressed("one_time_tokens"));
     }
     Ok(id)
 }
@@ -182,17 +182,15 @@ pub fn insert_all(
     tokens: &[Token],
     emails: &[Email],
     terms: &Terms,
-) -> Result<Vec<Uuid>, Failure> {
+) -> Result<Vec<Uuid>, Error> {
     let hashes: Vec<TokenHash> = tokens.iter().map(Token::hash).collect();
     let ids: Vec<Uuid> = tokens.iter().zip(&hashes).map(|(t, h)| t.id(h)).collect();
     let addressed = Parameters::of(ids.iter().copied().map(pg_uuid).collect::<Vec<_>>())
         .and(hashes.iter().map(TokenHash::as_bytes).collect::<Vec<_>>())
         .and(emails.iter().map(Email::as_str).collect::<Vec<_>>());
-    let written = spi
-        .execute(&INSERT_ALL, terms.parameters(addressed))
-        .map_err(without_row)?;
+    let written = spi.execute(&INSERT_ALL, terms.parameters(addressed))?;
     if written != tokens.len() as u64 {
-        return Err(Report::suppressed("one_time_tokens").into());
+        return Err(Error::suppressed("one_time_tokens"));
     }
     Ok(ids)
 }
@@ -234,7 +232,7 @@ impl Status {
 }
 
 /// Looks a token up, to be locked and written if it is the right one. None where no token has this id.
-pub fn find<'s>(spi: &'s Spi, id: Uuid) -> Result<Option<FoundToken<'s>>, Failure> {
+pub fn find<'s>(spi: &'s Spi, id: Uuid) -> Result<Option<FoundToken<'s>>, Error> {
     let found = BY_ID.find(spi, &[Key::Uuid(id)], pg_sys::RowExclusiveLock)?;
     Ok(found.map(FoundToken))
 }
@@ -248,12 +246,12 @@ impl<'s> FoundToken<'s> {
     }
 
     /// Leaves it as it is, unlocked.
-    pub fn close(self) -> Result<(), Failure> {
-        self.0.close()
+    pub fn close(self) {
+        self.0.close();
     }
 
     /// Locks it, and waits for whoever has it; None where it was changed meanwhile: look again.
-    pub fn lock(self, id: Uuid) -> Result<Option<LockedToken<'s>>, Failure> {
+    pub fn lock(self, id: Uuid) -> Result<Option<LockedToken<'s>>, Error> {
         let LockedRow::Locked(row) = self.0.lock(&[Key::Uuid(id)], Strength::NoKeyUpdate)? else {
             return Ok(None);
         };
@@ -264,12 +262,12 @@ impl<'s> FoundToken<'s> {
 
 impl<'s> TokenView<'_, 's> {
     /// What there is to say of a claim.
-    pub fn facts(&self, claim: &Claim) -> Result<Facts, Failure> {
+    pub fn facts(&self, claim: &Claim) -> Result<Facts, Error> {
         facts_of(self.row, claim, self.seen_at)
     }
 
     /// As the view one_time_token_status has it, at this moment.
-    pub fn status(&self, at: Moment) -> Result<Status, Failure> {
+    pub fn status(&self, at: Moment) -> Result<Status, Error> {
         Ok(if !self.row.is_null(column::CONSUMED_AT)? {
             Status::Consumed
         } else if !self.row.is_null(column::REVOKED_AT)? {
@@ -282,7 +280,7 @@ impl<'s> TokenView<'_, 's> {
     }
 
     /// The address that the token was issued for. It never changes.
-    pub fn email(&self) -> Result<&'s str, Failure> {
+    pub fn email(&self) -> Result<&'s str, Error> {
         self.row.required_text(column::EMAIL)
     }
 }
@@ -296,7 +294,7 @@ impl<'s> LockedToken<'s> {
     }
 
     /// The organizations to join, in order of id.
-    pub fn organization_ids(&self) -> Result<Vec<String>, Failure> {
+    pub fn organization_ids(&self) -> Result<Vec<String>, Error> {
         // An array can hold NULLs, if not by our doing.
         let ids: Vec<Option<String>> = self.row.required(column::ORGANIZATION_IDS)?;
         Ok(ids.into_iter().flatten().collect())
@@ -308,7 +306,7 @@ impl<'s> LockedToken<'s> {
         spi: &Spi<'c>,
         consumer: &str,
         organization_ids: Vec<String>,
-    ) -> Result<Consumed<'c>, Failure> {
+    ) -> Result<Consumed<'c>, Error> {
         let consumed_at = self.locked_at.timestamp()?;
         let row = self.parameters()?.and(consumed_at).and(consumer);
         change_one(spi, &CONSUME, row)?;
@@ -319,18 +317,18 @@ impl<'s> LockedToken<'s> {
         })
     }
 
-    pub fn revoke(&self, spi: &Spi, at: Moment) -> Result<(), Failure> {
+    pub fn revoke(&self, spi: &Spi, at: Moment) -> Result<(), Error> {
         let row = self.parameters()?.and(at.timestamp()?);
         change_one(spi, &REVOKE, row)
     }
 
-    pub fn delete(&self, spi: &Spi) -> Result<(), Failure> {
+    pub fn delete(&self, spi: &Spi) -> Result<(), Error> {
         change_one(spi, &DELETE, self.parameters()?)
     }
 
     /// Counts a claim with the wrong address; the token is revoked when there were as many as `limit`,
     /// if that is not 0.
-    pub fn record_failed_attempt(&self, spi: &Spi, limit: i32) -> Result<(), Failure> {
+    pub fn record_failed_attempt(&self, spi: &Spi, limit: i32) -> Result<(), Error> {
         let row = self.parameters()?.and(limit);
         change_one(
             spi,
@@ -339,24 +337,24 @@ impl<'s> LockedToken<'s> {
         )
     }
 
-    fn parameters(&self) -> Result<Parameters, Failure> {
+    fn parameters(&self) -> Result<Parameters, Error> {
         Ok(Parameters::of(self.row.required::<pgrx::Uuid>(column::ID)?))
     }
 }
 
 /// What there is to say of a claim; None where no token has its id. It writes nothing, and locks no row.
-pub fn facts(spi: &Spi, claim: &Claim) -> Result<Option<Facts>, Failure> {
+pub fn facts(spi: &Spi, claim: &Claim) -> Result<Option<Facts>, Error> {
     let row = BY_ID.row(spi, &[Key::Uuid(claim.id)])?;
     row.map(|row| facts_of(&row, claim, Moment::now()))
         .transpose()
 }
 
 /// Whether all that is committed has a token with this id, whatever the transaction's snapshot sees.
-pub fn is_committed(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
+pub fn is_committed(spi: &Spi, id: Uuid) -> Result<bool, Error> {
     Ok(BY_ID.latest_row(spi, &[Key::Uuid(id)])?.is_some())
 }
 
-fn facts_of(row: &HeapRow, claim: &Claim, now: Moment) -> Result<Facts, Failure> {
+fn facts_of(row: &HeapRow, claim: &Claim, now: Moment) -> Result<Facts, Error> {
     let event = row.text(column::INTERACTION_EVENT)?;
     Ok(Facts {
         hash_matches: row.bytes(column::TOKEN_HASH)? == Some(claim.hash.as_bytes()),
@@ -375,7 +373,7 @@ pub fn record_answer(
     claim: &Claim,
     user_created: bool,
     memberships: Jsonb,
-) -> Result<(), Failure> {
+) -> Result<(), Error> {
     let row = Parameters::of(pg_uuid(claim.id))
         .and(user_created)
         .and(memberships);
@@ -383,11 +381,7 @@ pub fn record_answer(
 }
 
 /// What the redemption of `claim` answered, if it was kept and is not older than so many seconds.
-pub fn answer<'c>(
-    spi: &Spi<'c>,
-    claim: &Claim,
-    seconds: i32,
-) -> Result<Option<Answer<'c>>, Failure> {
+pub fn answer<'c>(spi: &Spi<'c>, claim: &Claim, seconds: i32) -> Result<Option<Answer<'c>>, Error> {
     let Some(row) = BY_ID_0_2.row(spi, &[Key::Uuid(claim.id)])? else {
         return Ok(None);
     };
@@ -417,16 +411,11 @@ fn change_one(
     spi: &Spi,
     statement: &'static LocalKey<Statement>,
     parameters: Parameters,
-) -> Result<(), Failure> {
-    match spi.execute(statement, parameters).map_err(without_row)? {
-        0 => Err(Report::suppressed("one_time_tokens").into()),
+) -> Result<(), Error> {
+    match spi.execute(statement, parameters)? {
+        0 => Err(Error::suppressed("one_time_tokens")),
         _ => Ok(()),
     }
-}
-
-/// The hash is in the row, and has no business in an error.
-pub fn without_row(failure: Failure) -> Failure {
-    failure.without_row(c"one_time_tokens")
 }
 
 #[cfg(any(test, feature = "pg_test"))]

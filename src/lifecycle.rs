@@ -6,8 +6,8 @@ use uuid::Uuid;
 use crate::context::InteractionEvent;
 use crate::datum::{CallMemory, pg_uuid};
 use crate::email::Email;
-use crate::ledger::{self, Status, TokenView, without_row};
-use crate::raise::{Failure, Report, SqlState, internal};
+use crate::ledger::{self, Status, TokenView};
+use crate::raise::{Error, SqlState, internal};
 use crate::scan::uses_transaction_snapshot;
 use crate::statements::{Parameters, Spi, statements};
 use crate::system::Moment;
@@ -57,7 +57,7 @@ pub enum Revoker {
 
 /// Revokes a token if it is active, and answers its status afterwards; None where there is none. Whoever
 /// asked while it was active has revoked it, however long the row was waited for.
-pub fn revoke(spi: &Spi, id: Uuid) -> Result<Option<Status>, Failure> {
+pub fn revoke(spi: &Spi, id: Uuid) -> Result<Option<Status>, Error> {
     let asked_at = Moment::now();
     let refuse = |token: TokenView| {
         let status = token.status(asked_at)?;
@@ -79,7 +79,7 @@ pub fn revoke_all(
     emails: &[Email],
     events: Events,
     revoker: Revoker,
-) -> Result<u64, Failure> {
+) -> Result<u64, Error> {
     let (any, event) = match events {
         Events::Any => (true, None),
         Events::Only(event) => (false, event.map(InteractionEvent::as_str)),
@@ -93,11 +93,10 @@ pub fn revoke_all(
         .and(event)
         .and(setting);
     spi.execute_on_latest(&REVOKE_ALL, tokens)
-        .map_err(without_row)
 }
 
 /// Deletes a token's row, and answers whether there was one.
-pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
+pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Error> {
     let never = |_: TokenView| Ok(None::<()>);
     match lock_token(spi, id, never)? {
         TokenLock::Locked(token) => token.delete(spi).map(|()| true),
@@ -106,23 +105,23 @@ pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Failure> {
 }
 
 /// 40001 where a token is unknown only because it was issued after the transaction's snapshot.
-fn unknown(spi: &Spi, id: Uuid) -> Result<(), Failure> {
+fn unknown(spi: &Spi, id: Uuid) -> Result<(), Error> {
     if !uses_transaction_snapshot() || !ledger::is_committed(spi, id)? {
         return Ok(());
     }
     let message = "could not serialize access due to concurrent insert of the one-time token";
-    Err(Report::new(SqlState::SERIALIZATION_FAILURE, message).into())
+    Err(Error::new(SqlState::SERIALIZATION_FAILURE, message))
 }
 
 /// What ended before this moment may be purged.
 pub struct Cutoff(Timestamp);
 
 impl Cutoff {
-    pub fn new(spi: &Spi, retention: Interval) -> Result<Self, Failure> {
+    pub fn new(spi: &Spi, retention: Interval) -> Result<Self, Error> {
         let row = spi.row(&CUTOFF, Parameters::of(retention))?;
         let row = row.ok_or_else(|| internal("CUTOFF"))?;
         if row.required(2)? {
-            return Err(Report::invalid("retention", "It must not be negative.").into());
+            return Err(Error::invalid("retention", "It must not be negative."));
         }
         row.required(1).map(Self)
     }
@@ -133,9 +132,9 @@ impl Cutoff {
 pub struct BatchSize(i32);
 
 impl BatchSize {
-    pub fn new(rows: i32) -> Result<Self, Failure> {
+    pub fn new(rows: i32) -> Result<Self, Error> {
         if rows < 1 {
-            return Err(Report::invalid("batch_size", "It must be at least 1.").into());
+            return Err(Error::invalid("batch_size", "It must be at least 1."));
         }
         Ok(Self(rows))
     }
@@ -146,7 +145,7 @@ impl BatchSize {
 ///
 /// What was issued since the cutoff has not ended before it, and is not looked at. But for what was issued
 /// while the clock was ahead, by its id in a time that is still to come.
-pub fn purge(memory: &CallMemory, cutoff: &Cutoff, batch_size: BatchSize) -> Result<i64, Failure> {
+pub fn purge(memory: &CallMemory, cutoff: &Cutoff, batch_size: BatchSize) -> Result<i64, Error> {
     let end = token::id_after(Moment::from(cutoff.0).unix_millis());
     let now = token::id_after(Moment::now().unix_millis());
     let issued_before = purge_range(memory, cutoff, batch_size, (Uuid::nil(), end))?;
@@ -159,7 +158,7 @@ fn purge_range(
     cutoff: &Cutoff,
     batch_size: BatchSize,
     (mut last, end): (Uuid, Uuid),
-) -> Result<i64, Failure> {
+) -> Result<i64, Error> {
     let mut purged = 0;
     loop {
         // A connection for each, which takes the batch's memory with it.
@@ -168,7 +167,7 @@ fn purge_range(
             .and(pg_uuid(end))
             .and(cutoff.0)
             .and(batch_size.0);
-        let row = spi.row(&PURGE, batch).map_err(without_row)?;
+        let row = spi.row(&PURGE, batch)?;
         let row = row.ok_or_else(|| internal("PURGE"))?;
         let found: i64 = row.required(2)?;
         purged += row.required::<i64>(3)?;

@@ -4,7 +4,7 @@
 use crate::context::InteractionEvent;
 use crate::email::Email;
 use crate::lifecycle::{self, Events, Revoker};
-use crate::raise::Failure;
+use crate::raise::Error;
 use crate::settings;
 use crate::statements::{Parameters, Spi, statements};
 
@@ -37,7 +37,7 @@ pub fn make_room(
     spi: &Spi,
     emails: &[Email],
     event: Option<&InteractionEvent>,
-) -> Result<Option<Full>, Failure> {
+) -> Result<Option<Full>, Error> {
     if settings::revoke_previous() {
         lifecycle::revoke_all(spi, emails, Events::Only(event), Revoker::RevokePrevious)?;
     }
@@ -47,7 +47,7 @@ pub fn make_room(
     }
 }
 
-fn first_full(spi: &Spi, emails: &[Email], limit: i32) -> Result<Option<Full>, Failure> {
+fn first_full(spi: &Spi, emails: &[Email], limit: i32) -> Result<Option<Full>, Error> {
     let addresses = Parameters::of(lifecycle::texts(emails)).and(limit);
     let Some(row) = spi.latest_row(&FIRST_FULL, addresses)? else {
         return Ok(None);

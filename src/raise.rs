@@ -1,44 +1,28 @@
-//! The one place that catches and raises PostgreSQL's errors.
+//! The one place that raises errors.
 //!
-//! pgrx turns every error into a panic with a code from a closed list: a SQLSTATE of our own, or of
-//! an application's trigger, would arrive as XX000, without its constraint and context. So we catch
-//! an error whole, hand it up as a value through Rust frames that drop what they hold, and throw it
-//! when there is nothing left to drop.
+//! An error of ours is a value, which goes up through Rust frames that drop what they hold, and is raised when
+//! there is nothing left to drop: pgrx's own errors know a closed list of SQLSTATEs, and unwind, which takes
+//! ten times as long. An error of PostgreSQL's unwinds, as a panic of pgrx's, and is raised again as it was.
 
 use std::any::Any;
 use std::ffi::{CStr, c_char, c_int, c_void};
-use std::mem::MaybeUninit;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use cee_scape::{SigJmpBufFields, call_with_sigsetjmp};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgLogLevel, pg_sys};
 
 use crate::memory_reserve;
 use crate::outcome::Refusal;
 
-/// Anything that ends a call without an answer.
-#[derive(Debug)]
-pub enum Failure {
-    /// An error of ours.
-    Report(Report),
-    /// An error that PostgreSQL raised while it worked for us, as it was raised.
-    Postgres(Raised),
-}
-
 /// An error of ours, with everything that a client may see of it.
 #[derive(Debug)]
-pub struct Report {
+pub struct Error {
     pub sqlstate: SqlState,
     pub message: String,
     pub detail: Option<String>,
     pub hint: Option<String>,
 }
-
-/// An error as PostgreSQL holds it: a copy that lives until the next one is caught.
-#[derive(Debug)]
-pub struct Raised(*mut pg_sys::ErrorData);
 
 /// Five characters, as PostgreSQL packs them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +66,7 @@ impl SqlState {
     }
 }
 
-impl Report {
+impl Error {
     pub fn new(sqlstate: SqlState, message: impl Into<String>) -> Self {
         Self {
             sqlstate,
@@ -125,25 +109,7 @@ impl Report {
     }
 }
 
-impl Failure {
-    /// Without the DETAIL of a constraint on a table of ours, which quotes the row.
-    pub fn without_row(self, table: &CStr) -> Self {
-        if let Self::Postgres(Raised(error)) = &self {
-            // SAFETY: CopyErrorData's copy, which is ours alone until it is thrown; its names are
-            // null or zero-terminated.
-            unsafe {
-                let error = &mut **error;
-                let is = |name: *mut c_char, ours| !name.is_null() && CStr::from_ptr(name) == ours;
-                if is(error.schema_name, c"magic_link") && is(error.table_name, table) {
-                    error.detail = std::ptr::null_mut();
-                }
-            }
-        }
-        self
-    }
-}
-
-impl From<Refusal> for Report {
+impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         Self {
             hint: refusal.hint().map(str::to_owned),
@@ -152,16 +118,10 @@ impl From<Refusal> for Report {
     }
 }
 
-impl<R: Into<Report>> From<R> for Failure {
-    fn from(report: R) -> Self {
-        Self::Report(report.into())
-    }
-}
-
 /// XX000: a mistake of ours, which no input can cause.
-pub fn internal(what: &str) -> Failure {
+pub fn internal(what: &str) -> Error {
     let message = format!("internal error in magic_link: {what}");
-    Report::new(SqlState::INTERNAL_ERROR, message).into()
+    Error::new(SqlState::INTERNAL_ERROR, message)
 }
 
 /// Memory for the copy of one error, set aside beforehand: where none is left the error is about that, and a
@@ -185,71 +145,13 @@ pub fn set_memory_aside() {
     ERROR_MEMORY.store(memory, Ordering::Relaxed);
 }
 
-/// Copies the error that PostgreSQL has just jumped with. An earlier copy was thrown, or given up, before:
-/// after an error nothing is asked of PostgreSQL that could raise the next.
-///
-/// # Safety
-/// To be called where PG_CATCH would copy the error.
-unsafe fn copy_error() -> *mut pg_sys::ErrorData {
-    // Declared here without pgrx's guard, which would copy an error of the copying, and so on.
-    unsafe extern "C-unwind" {
-        fn MemoryContextReset(context: pg_sys::MemoryContext);
-        fn CopyErrorData() -> *mut pg_sys::ErrorData;
-        fn FlushErrorState();
-    }
-    // SAFETY: there is an error to copy; the current memory is put back.
-    unsafe {
-        let memory = pg_sys::CurrentMemoryContext;
-        let set_aside = ERROR_MEMORY.load(Ordering::Relaxed);
-        MemoryContextReset(set_aside);
-        pg_sys::CurrentMemoryContext = set_aside;
-        let copy = CopyErrorData();
-        pg_sys::CurrentMemoryContext = memory;
-        FlushErrorState();
-        copy
-    }
-}
-
-/// Runs one call into PostgreSQL and catches the error that it raises, whole.
-///
-/// After an error the transaction or subtransaction is doomed: nothing more may be asked of
-/// PostgreSQL but to raise the error again.
-///
-/// # Safety
-/// `call` may hold nothing that needs dropping, may not panic, and may only call functions of
-/// PostgreSQL's that are declared without pgrx's guard: a longjmp leaves it.
-pub unsafe fn catch<T>(call: impl FnOnce() -> T) -> Result<T, Failure> {
-    memory_reserve::set_aside();
-    let mut answer = MaybeUninit::uninit();
-    // SAFETY: as PG_TRY does it: the exception stack points to our jump buffer while, and only
-    // while, `call` runs; then, on both ways out, everything it changed is put back. A backend has
-    // one thread. After a jump `answer` is not read, and there is an error to copy.
-    unsafe {
-        let memory = pg_sys::CurrentMemoryContext;
-        let exceptions = pg_sys::PG_exception_stack;
-        let contexts = pg_sys::error_context_stack;
-        let jumped = call_with_sigsetjmp(false, |buffer| {
-            pg_sys::PG_exception_stack = std::ptr::from_ref::<SigJmpBufFields>(buffer)
-                .cast_mut()
-                .cast();
-            answer.write(call());
-            0
-        });
-        pg_sys::PG_exception_stack = exceptions;
-        pg_sys::error_context_stack = contexts;
-        if jumped == 0 {
-            return Ok(answer.assume_init());
-        }
-        pg_sys::CurrentMemoryContext = memory;
-        Err(Failure::Postgres(Raised(copy_error())))
-    }
-}
-
-/// An error in PostgreSQL's memory, with nothing left that needs dropping.
+/// An error that is to be raised, with nothing left that needs dropping.
 #[derive(Clone, Copy)]
-enum Throwable {
-    Raised(*mut pg_sys::ErrorData),
-    Report {
+enum PendingError {
+    /// PostgreSQL's, which lies where it was raised, on its error stack.
+    Postgres,
+    /// Ours, in PostgreSQL's memory.
+    Own {
         sqlstate: c_int,
         message: *mut c_char,
         detail: *mut c_char,
@@ -257,7 +159,7 @@ enum Throwable {
     },
 }
 
-/// Runs the body of a function that PostgreSQL called; what fails in it is thrown as an ERROR.
+/// Runs the body of a function that PostgreSQL called; what fails in it is raised as an ERROR.
 ///
 /// The caller's statement may quote a token. So its text is hidden from the log for every message
 /// that comes from below, the server's own FATALs and LOGs included; and the context of such a
@@ -265,7 +167,7 @@ enum Throwable {
 ///
 /// # Safety
 /// To be called by PostgreSQL's function manager alone, through frames that drop nothing.
-pub unsafe fn or_throw<T: Copy>(body: impl FnOnce() -> Result<T, Failure>) -> T {
+pub unsafe fn run_or_ereport<T: Copy>(body: impl FnOnce() -> Result<T, Error>) -> T {
     // SAFETY: a backend has one thread. `hiding` lives as long as it is on the stack of callbacks:
     // we take it off when we return, and whoever catches an error puts back its own.
     unsafe {
@@ -277,13 +179,18 @@ pub unsafe fn or_throw<T: Copy>(body: impl FnOnce() -> Result<T, Failure>) -> T 
         };
         pg_sys::error_context_stack = &raw mut hiding;
         memory_reserve::set_aside();
-        match caught(body) {
+        match run(body) {
             Ok(answer) => {
                 pg_sys::error_context_stack = around;
                 answer
             }
-            // Everything of Rust's is dropped; what is thrown lives in PostgreSQL's memory.
-            Err(error) => throw(error),
+            Err(PendingError::Postgres) => rethrow(),
+            Err(PendingError::Own {
+                sqlstate,
+                message,
+                detail,
+                hint,
+            }) => ereport(sqlstate, message, detail, hint),
         }
     }
 }
@@ -308,48 +215,45 @@ unsafe extern "C-unwind" fn on_message(_: *mut c_void) {
 }
 
 #[inline(never)]
-fn caught<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Throwable> {
-    catch_unwind(AssertUnwindSafe(|| body().map_err(Throwable::from))).unwrap_or_else(|panic| {
-        let report = Failure::Report(from_panic(panic));
-        Err(catch_unwind(|| Throwable::from(report)).unwrap_or(Throwable::OUT_OF_MEMORY))
-    })
+fn run<T>(body: impl FnOnce() -> Result<T, Error>) -> Result<T, PendingError> {
+    catch_unwind(AssertUnwindSafe(|| body().map_err(PendingError::from)))
+        .unwrap_or_else(|panic| Err(from_panic(panic)))
 }
 
-impl Throwable {
-    /// For when there is no memory left to say what happened.
-    const OUT_OF_MEMORY: Self = Self::Report {
-        sqlstate: SqlState::OUT_OF_MEMORY.code(),
-        message: c"out of memory".as_ptr().cast_mut(),
-        detail: std::ptr::null_mut(),
-        hint: std::ptr::null_mut(),
-    };
-}
-
-impl From<Failure> for Throwable {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Postgres(Raised(error)) => Self::Raised(error),
-            Failure::Report(report) => Self::Report {
-                sqlstate: report.sqlstate.code(),
-                message: c_string(Some(report.message)),
-                detail: c_string(report.detail),
-                hint: c_string(report.hint),
-            },
-        }
+fn from_panic(panic: Box<dyn Any + Send>) -> PendingError {
+    match own_error(panic) {
+        // What fails there is PostgreSQL's pnstrdup, for lack of memory.
+        Some(error) => catch_unwind(|| PendingError::from(error)).unwrap_or(PendingError::Postgres),
+        None => PendingError::Postgres,
     }
 }
 
-/// pgrx raises as a panic what fails in a call that it guards: out of memory, a broken toast value.
-/// The words of any other panic may quote data, and are kept back.
-fn from_panic(panic: Box<dyn Any + Send>) -> Report {
+/// pgrx raises PostgreSQL's errors as panics, for which this is None, and its own. The words of any other panic
+/// may quote data, and are kept back.
+fn own_error(panic: Box<dyn Any + Send>) -> Option<Error> {
     match panic.downcast::<CaughtError>().map(|caught| *caught) {
-        Ok(CaughtError::PostgresError(error) | CaughtError::ErrorReport(error)) => Report {
+        Ok(CaughtError::PostgresError(_)) => None,
+        Ok(CaughtError::ErrorReport(error)) => Some(Error {
             sqlstate: SqlState(error.sql_error_code() as c_int),
             message: error.message().to_owned(),
             detail: error.detail().map(str::to_owned),
             hint: error.hint().map(str::to_owned),
-        },
-        _ => Report::new(SqlState::INTERNAL_ERROR, "internal error in magic_link"),
+        }),
+        _ => Some(Error::new(
+            SqlState::INTERNAL_ERROR,
+            "internal error in magic_link",
+        )),
+    }
+}
+
+impl From<Error> for PendingError {
+    fn from(error: Error) -> Self {
+        Self::Own {
+            sqlstate: error.sqlstate.code(),
+            message: c_string(Some(error.message)),
+            detail: c_string(error.detail),
+            hint: c_string(error.hint),
+        }
     }
 }
 
@@ -362,12 +266,50 @@ fn c_string(text: Option<String>) -> *mut c_char {
     unsafe { pg_sys::pnstrdup(text.as_ptr().cast(), text.len()) }
 }
 
+/// Raises the error on PostgreSQL's error stack once more, without what may quote a secret.
+///
 /// # Safety
-/// No frame between here and PostgreSQL may hold anything that needs dropping: this never returns.
-unsafe fn throw(error: Throwable) -> ! {
-    // Declared here without pgrx's guard, which would catch what we throw.
+/// There is such an error, and no frame between here and PostgreSQL holds anything that needs dropping: this
+/// never returns.
+unsafe fn rethrow() -> ! {
+    // Declared here without pgrx's guard, which would catch what we raise.
     unsafe extern "C-unwind" {
+        fn MemoryContextReset(context: pg_sys::MemoryContext);
+        fn CopyErrorData() -> *mut pg_sys::ErrorData;
+        fn FlushErrorState();
         fn ReThrowError(edata: *mut pg_sys::ErrorData) -> !;
+    }
+    // SAFETY: as PG_CATCH does it, with a copy that is ours alone; its names are null or zero-terminated.
+    unsafe {
+        let set_aside = ERROR_MEMORY.load(Ordering::Relaxed);
+        MemoryContextReset(set_aside);
+        pg_sys::CurrentMemoryContext = set_aside;
+        let error = CopyErrorData();
+        FlushErrorState();
+        // After a deadlock it quotes the statements of all who took part.
+        (*error).detail_log = std::ptr::null_mut();
+        let is = |name: *mut c_char, ours| !name.is_null() && CStr::from_ptr(name) == ours;
+        if is((*error).schema_name, c"magic_link") && is((*error).table_name, c"one_time_tokens") {
+            // A constraint quotes the row, and the hash is in it.
+            (*error).detail = std::ptr::null_mut();
+        }
+        ReThrowError(error)
+    }
+}
+
+/// Raises an error of ours.
+///
+/// # Safety
+/// No frame between here and PostgreSQL holds anything that needs dropping: this never returns. The strings are
+/// null or zero-terminated, and live until the error is handled.
+unsafe fn ereport(
+    sqlstate: c_int,
+    message: *const c_char,
+    detail: *const c_char,
+    hint: *const c_char,
+) -> ! {
+    // Declared here without pgrx's guard, which would catch what we raise.
+    unsafe extern "C-unwind" {
         fn errstart(elevel: c_int, domain: *const c_char) -> bool;
         fn errcode(sqlerrcode: c_int) -> c_int;
         fn errmsg_internal(format: *const c_char, ...) -> c_int;
@@ -376,35 +318,24 @@ unsafe fn throw(error: Throwable) -> ! {
         fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
     }
     const VERBATIM: &CStr = c"%s";
-    // SAFETY: the calls that ereport(ERROR, …) expands to, in its order; the strings are null or
-    // zero-terminated and live until the error is handled; an ERROR never returns from errfinish.
+    // SAFETY: the calls that ereport(ERROR, …) expands to, in its order; an ERROR never returns from errfinish.
     unsafe {
-        match error {
-            Throwable::Raised(error) => {
-                // After a deadlock it quotes the statements of all who took part.
-                (*error).detail_log = std::ptr::null_mut();
-                ReThrowError(error)
-            }
-            Throwable::Report {
-                sqlstate,
-                message,
-                detail,
-                hint,
-            } => {
-                errstart(PgLogLevel::ERROR as c_int, std::ptr::null());
-                errcode(sqlstate);
-                errmsg_internal(VERBATIM.as_ptr(), message);
-                if !detail.is_null() {
-                    errdetail_internal(VERBATIM.as_ptr(), detail);
-                }
-                if !hint.is_null() {
-                    errhint(VERBATIM.as_ptr(), hint);
-                }
-                errfinish(c"raise.rs".as_ptr(), line!() as c_int, c"throw".as_ptr());
-                std::process::abort()
-            }
+        errstart(PgLogLevel::ERROR as c_int, std::ptr::null());
+        errcode(sqlstate);
+        errmsg_internal(VERBATIM.as_ptr(), message);
+        if !detail.is_null() {
+            errdetail_internal(VERBATIM.as_ptr(), detail);
         }
+        if !hint.is_null() {
+            errhint(VERBATIM.as_ptr(), hint);
+        }
+        errfinish(
+            c"ereport.rs".as_ptr(),
+            line!() as c_int,
+            c"ereport".as_ptr(),
+        );
     }
+    std::process::abort()
 }
 
 #[cfg(test)]
@@ -428,8 +359,8 @@ mod tests {
 
     #[test]
     fn a_panic_keeps_its_words_to_itself() {
-        let report = from_panic(Box::new("a secret"));
-        assert_eq!(report.sqlstate, SqlState::INTERNAL_ERROR);
-        assert!(!report.message.contains("secret"));
+        let error = own_error(Box::new("a secret")).unwrap();
+        assert_eq!(error.sqlstate, SqlState::INTERNAL_ERROR);
+        assert!(!error.message.contains("secret"));
     }
 }

@@ -20,7 +20,7 @@ use crate::email::Email;
 use crate::index_lookup::concurrent_update;
 use crate::ledger::{self, Claim, Consumed, TokenView};
 use crate::outcome::{Outcome, Refusal};
-use crate::raise::{Failure, Report, SqlState};
+use crate::raise::{Error, SqlState};
 use crate::settings;
 use crate::statements::Spi;
 use crate::system::new_uuid;
@@ -58,7 +58,7 @@ pub fn redeem<'c>(
     spi: &Spi<'c>,
     claim: &Claim,
     release: Release,
-) -> Result<Result<Redemption<'c>, Refusal>, Failure> {
+) -> Result<Result<Redemption<'c>, Refusal>, Error> {
     let refuse = |token: TokenView| {
         Ok(match Outcome::judge(Some(token.facts(claim)?), true) {
             Outcome::Ok => None,
@@ -85,7 +85,7 @@ pub fn try_redeem<'c>(
     spi: &Spi<'c>,
     claim: &Claim,
     release: Release,
-) -> Result<Result<Redemption<'c>, Refusal>, Failure> {
+) -> Result<Result<Redemption<'c>, Refusal>, Error> {
     let redeemed = redeem(spi, claim, release)?;
     if matches!(redeemed, Err(Refusal::EmailMismatch)) && release >= Release::V0_2 {
         record_failed_attempt(spi, claim)?;
@@ -94,7 +94,7 @@ pub fn try_redeem<'c>(
 }
 
 /// Only what could be redeemed, by the right address, is worth counting for.
-fn record_failed_attempt(spi: &Spi, claim: &Claim) -> Result<(), Failure> {
+fn record_failed_attempt(spi: &Spi, claim: &Claim) -> Result<(), Error> {
     let refuse = |token: TokenView| {
         let facts = token.facts(claim)?;
         let ended = facts.consumed || facts.revoked || facts.expired;
@@ -107,7 +107,7 @@ fn record_failed_attempt(spi: &Spi, claim: &Claim) -> Result<(), Failure> {
 }
 
 /// What redeeming would say. It writes nothing.
-pub fn check(spi: &Spi, claim: &Claim, release: Release) -> Result<Outcome, Failure> {
+pub fn check(spi: &Spi, claim: &Claim, release: Release) -> Result<Outcome, Error> {
     // The token first: to whom it does not belong, looking for the user would tell by its work who is one.
     match Outcome::judge(ledger::facts(spi, claim)?, true) {
         Outcome::Refused(refusal) if replay(spi, claim, refusal, release)?.is_some() => {
@@ -128,7 +128,7 @@ fn replay<'c>(
     claim: &Claim,
     refusal: Refusal,
     release: Release,
-) -> Result<Option<Redemption<'c>>, Failure> {
+) -> Result<Option<Redemption<'c>>, Error> {
     let consumed = refusal == Refusal::TokenConsumed && release >= Release::V0_2;
     let Some(window) = settings::replay_window().filter(|_| consumed) else {
         return Ok(None);
@@ -164,7 +164,7 @@ fn creates_users(claim: &Claim) -> bool {
 /// The user who has the address, behind the token's lock; created where there is none and the event lets it
 /// be. Who is going to join is locked as well, and so keeps the address; who joins nothing may be deleted
 /// now as well as a moment later.
-fn resolve_user(spi: &Spi, claim: &Claim, joins: bool) -> Result<Option<ResolvedUser>, Failure> {
+fn resolve_user(spi: &Spi, claim: &Claim, joins: bool) -> Result<Option<ResolvedUser>, Error> {
     for _ in 0..ATTEMPTS {
         let found = if joins {
             directory::lock_user(spi, claim.email)?
@@ -182,7 +182,7 @@ fn resolve_user(spi: &Spi, claim: &Claim, joins: bool) -> Result<Option<Resolved
             return Ok(Some(ResolvedUser { id, created: true }));
         }
     }
-    Err(Report::suppressed("users").into())
+    Err(Error::suppressed("users"))
 }
 
 /// Joins the organizations, behind the locks of the token and of its user.
@@ -192,7 +192,7 @@ fn complete<'c>(
     consumed: Consumed<'c>,
     user: ResolvedUser,
     release: Release,
-) -> Result<Redemption<'c>, Failure> {
+) -> Result<Redemption<'c>, Error> {
     let domain = (user.created && release >= Release::V0_2).then_some(claim.email);
     let memberships = join_all(spi, user, &consumed, domain)?;
     if release >= Release::V0_2 && settings::replay_window().is_some() {
@@ -215,7 +215,7 @@ fn join_all<'c>(
     user: ResolvedUser,
     consumed: &Consumed,
     domain_of: Option<&Email>,
-) -> Result<Jsonb<'c>, Failure> {
+) -> Result<Jsonb<'c>, Error> {
     let meaning = meaning_of(consumed)?;
     let of_domain = || match domain_of {
         Some(email) => directory::organizations_of_domain(spi, email),
@@ -229,7 +229,7 @@ fn join_all<'c>(
         if wanted.is_empty() {
             break;
         }
-        let member = Member::new(spi, user.id, user.created)?;
+        let member = Member::new(user.id, user.created)?;
         let mut lost = false;
         for id in std::mem::take(&mut wanted) {
             let roles = meaning.organization_role_ids().get(&id);
@@ -256,16 +256,15 @@ fn join_all<'c>(
 
 /// The context was checked when the token was created; only a hand in the table changes that. Where
 /// no organization is to be joined it is not read.
-fn meaning_of(consumed: &Consumed) -> Result<Context, Failure> {
+fn meaning_of(consumed: &Consumed) -> Result<Context, Error> {
     if consumed.organization_ids.is_empty() {
         return Ok(Context::default());
     }
     consumed.context.read_text(Context::parse)?.map_err(|why| {
-        Report::new(
+        Error::new(
             SqlState::DATA_CORRUPTED,
             "the context of the one-time token was changed after its creation",
         )
         .detail(why)
-        .into()
     })
 }

@@ -4,58 +4,6 @@ use std::ptr::null_mut;
 
 use pgrx::pg_sys;
 
-/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
-mod unguarded {
-    use std::ffi::c_int;
-
-    use pgrx::pg_sys;
-
-    unsafe extern "C-unwind" {
-        pub fn CommandCounterIncrement();
-        pub fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
-        pub fn GetTransactionSnapshot() -> pg_sys::Snapshot;
-        pub fn GetLatestSnapshot() -> pg_sys::Snapshot;
-        pub fn PushActiveSnapshot(snapshot: pg_sys::Snapshot);
-        pub fn GetActiveSnapshot() -> pg_sys::Snapshot;
-        pub fn PopActiveSnapshot();
-        pub fn ScanKeyEntryInitialize(
-            entry: pg_sys::ScanKey,
-            flags: c_int,
-            attribute: pg_sys::AttrNumber,
-            strategy: pg_sys::StrategyNumber,
-            subtype: pg_sys::Oid,
-            collation: pg_sys::Oid,
-            procedure: pg_sys::RegProcedure,
-            argument: pg_sys::Datum,
-        );
-        pub fn systable_beginscan(
-            relation: pg_sys::Relation,
-            index: pg_sys::Oid,
-            index_ok: bool,
-            snapshot: pg_sys::Snapshot,
-            keys: c_int,
-            key: pg_sys::ScanKey,
-        ) -> pg_sys::SysScanDesc;
-        pub fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
-        pub fn systable_endscan(scan: pg_sys::SysScanDesc);
-        pub fn ExecFetchSlotHeapTuple(
-            slot: *mut pg_sys::TupleTableSlot,
-            materialize: bool,
-            should_free: *mut bool,
-        ) -> pg_sys::HeapTuple;
-        pub fn heap_copytuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple;
-        pub fn heap_deform_tuple(
-            tuple: pg_sys::HeapTuple,
-            descriptor: pg_sys::TupleDesc,
-            values: *mut pg_sys::Datum,
-            nulls: *mut bool,
-        );
-        pub fn palloc(size: usize) -> *mut std::ffi::c_void;
-        pub fn LockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
-        pub fn UnlockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
-    }
-}
-
 /// How many columns the longest key has.
 pub const MAX_KEYS: usize = 3;
 
@@ -144,14 +92,14 @@ impl Scan {
     /// To be called inside `catch`, before `take_snapshot`.
     pub unsafe fn lock_index(index: pg_sys::Oid) {
         // SAFETY: as the caller promises.
-        unsafe { unguarded::LockRelationOid(index, INDEX_MODE) }
+        unsafe { pg_sys::LockRelationOid(index, INDEX_MODE) }
     }
 
     /// # Safety
     /// To be called inside `catch`, with what `lock_index` locked.
     pub unsafe fn unlock_index(index: pg_sys::Oid) {
         // SAFETY: as the caller promises.
-        unsafe { unguarded::UnlockRelationOid(index, INDEX_MODE) }
+        unsafe { pg_sys::UnlockRelationOid(index, INDEX_MODE) }
     }
 
     /// Takes the snapshot that the scan is going to see by: a new one, as each statement has, which sees
@@ -163,10 +111,10 @@ impl Scan {
     pub unsafe fn take_snapshot(mode: SnapshotMode) {
         // SAFETY: as the caller promises.
         unsafe {
-            unguarded::CommandCounterIncrement();
-            unguarded::PushActiveSnapshot(match mode {
-                SnapshotMode::Transaction => unguarded::GetTransactionSnapshot(),
-                SnapshotMode::Latest => unguarded::GetLatestSnapshot(),
+            pg_sys::CommandCounterIncrement();
+            pg_sys::PushActiveSnapshot(match mode {
+                SnapshotMode::Transaction => pg_sys::GetTransactionSnapshot(),
+                SnapshotMode::Latest => pg_sys::GetLatestSnapshot(),
             });
         }
     }
@@ -185,7 +133,7 @@ impl Scan {
         unsafe {
             let mut keys: [pg_sys::ScanKeyData; MAX_KEYS] = Default::default();
             for (key, argument) in keys.iter_mut().zip(arguments) {
-                unguarded::ScanKeyEntryInitialize(
+                pg_sys::ScanKeyEntryInitialize(
                     key,
                     0,
                     argument.column,
@@ -196,11 +144,11 @@ impl Scan {
                     argument.value,
                 );
             }
-            let scan = unguarded::systable_beginscan(
+            let scan = pg_sys::systable_beginscan(
                 relation,
                 index,
                 index != pg_sys::InvalidOid,
-                unguarded::GetActiveSnapshot(),
+                pg_sys::GetActiveSnapshot(),
                 arguments.len() as i32,
                 keys.as_mut_ptr(),
             );
@@ -216,7 +164,7 @@ impl Scan {
     pub unsafe fn next(self) -> Option<Values> {
         // SAFETY: an open scan; the tuple lives until the next one is asked for, and is copied.
         unsafe {
-            let tuple = unguarded::systable_getnext(self.scan);
+            let tuple = pg_sys::systable_getnext(self.scan);
             (!tuple.is_null()).then(|| self.copy(tuple))
         }
     }
@@ -244,9 +192,9 @@ impl Scan {
             let result = tuple_lock(
                 self.relation,
                 &raw mut (*slot).tts_tid,
-                unguarded::GetActiveSnapshot(),
+                pg_sys::GetActiveSnapshot(),
                 slot,
-                unguarded::GetCurrentCommandId(true),
+                pg_sys::GetCurrentCommandId(true),
                 mode,
                 pg_sys::LockWaitPolicy::LockWaitBlock,
                 (pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS | last_version) as u8,
@@ -274,7 +222,7 @@ impl Scan {
         // SAFETY: the slot holds the version that was locked; it is copied.
         unsafe {
             let slot = (*self.scan).slot;
-            let tuple = unguarded::ExecFetchSlotHeapTuple(slot, false, &mut to_be_freed);
+            let tuple = pg_sys::ExecFetchSlotHeapTuple(slot, false, &mut to_be_freed);
             self.copy(tuple)
         }
     }
@@ -284,10 +232,10 @@ impl Scan {
         unsafe {
             let descriptor = (*self.relation).rd_att;
             let columns = (*descriptor).natts as usize;
-            let values = unguarded::palloc(columns * size_of::<pg_sys::Datum>()).cast();
-            let nulls = unguarded::palloc(columns * size_of::<bool>()).cast();
-            let copy = unguarded::heap_copytuple(tuple);
-            unguarded::heap_deform_tuple(copy, descriptor, values, nulls);
+            let values = pg_sys::palloc(columns * size_of::<pg_sys::Datum>()).cast();
+            let nulls = pg_sys::palloc(columns * size_of::<bool>()).cast();
+            let copy = pg_sys::heap_copytuple(tuple);
+            pg_sys::heap_deform_tuple(copy, descriptor, values, nulls);
             Values { values, nulls }
         }
     }
@@ -296,8 +244,8 @@ impl Scan {
     pub unsafe fn end(self) -> pg_sys::Relation {
         // SAFETY: what `begin` opened, the snapshot that `take_snapshot` took and the lock of `lock_index`.
         unsafe {
-            unguarded::systable_endscan(self.scan);
-            unguarded::PopActiveSnapshot();
+            pg_sys::systable_endscan(self.scan);
+            pg_sys::PopActiveSnapshot();
             if self.index != pg_sys::InvalidOid {
                 Self::unlock_index(self.index);
             }

@@ -5,7 +5,7 @@ use crate::datum::pg_uuid;
 use crate::email::Email;
 use crate::ledger::{self, Claim};
 use crate::outcome::{Facts, Refusal};
-use crate::raise::{Failure, Report};
+use crate::raise::Error;
 use crate::settings;
 use crate::statements::{Parameters, Spi, statements};
 
@@ -34,7 +34,7 @@ pub fn decide(
     claim: &Claim,
     session_email: &str,
     prompt: Option<&str>,
-) -> Result<Decision, Failure> {
+) -> Result<Decision, Error> {
     if let Some(refusal) = Facts::stranger(ledger::facts(spi, claim)?) {
         return Ok(refusal.into());
     }
@@ -52,7 +52,7 @@ pub fn decide(
 
 /// The session account: the argument, or the setting where that is NULL; empty for nobody. The view
 /// has the same rule: blanks are nobody, and what is no address is an error.
-pub fn session_email(argument: Option<&str>) -> Result<String, Failure> {
+pub fn session_email(argument: Option<&str>) -> Result<String, Error> {
     match argument {
         Some(typed) => normal_form("session_email", typed),
         None => {
@@ -61,12 +61,12 @@ pub fn session_email(argument: Option<&str>) -> Result<String, Failure> {
     }
 }
 
-fn normal_form(name: &str, typed: &str) -> Result<String, Failure> {
+fn normal_form(name: &str, typed: &str) -> Result<String, Error> {
     if typed.trim_ascii().is_empty() {
         return Ok(String::new());
     }
     match Email::parse(typed) {
         Ok(email) => Ok(email.as_str().to_owned()),
-        Err(why) => Err(Report::invalid(name, why).into()),
+        Err(why) => Err(Error::invalid(name, why)),
     }
 }

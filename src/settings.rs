@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgLogLevel, pg_sys};
 
-use crate::raise::{Failure, Report, SqlState};
+use crate::raise::{Error, SqlState};
 use crate::server_version;
 
 /// As PostgreSQL shows it, 7 days.
@@ -67,7 +67,7 @@ pub fn define() {
 /// Until the library is loaded PostgreSQL takes any value for its settings, and what a client asks for
 /// in place of what the server's files, the database and the role say. When the library comes it
 /// withholds the value, but what the others said is lost. So whoever tries that is served nothing.
-pub fn check_client() -> Result<(), Failure> {
+pub fn check_client() -> Result<(), Error> {
     let Some(name) = WITHHELD.get() else {
         return Ok(());
     };
@@ -75,9 +75,9 @@ pub fn check_client() -> Result<(), Failure> {
         "the value that the connection asked for \"{}\" was refused",
         name.to_string_lossy()
     );
-    Err(Report::new(SqlState::INSUFFICIENT_PRIVILEGE, message)
-        .hint("Connect without asking for it, or with a value that is valid and that the role may set.")
-        .into())
+    Err(Error::new(SqlState::INSUFFICIENT_PRIVILEGE, message).hint(
+        "Connect without asking for it, or with a value that is valid and that the role may set.",
+    ))
 }
 
 /// Whether a setting, which need not be defined yet, is as the client asked for when it connected.
@@ -192,11 +192,7 @@ pub fn read_session_email<T>(body: impl FnOnce(&str) -> T) -> T {
 }
 
 /// Runs `body` with a session account and a prompt of its own; None leaves the prompt that is set.
-pub fn with_session<T>(
-    session_email: &str,
-    prompt: Option<&str>,
-    body: impl FnOnce() -> Result<T, Failure>,
-) -> Result<T, Failure> {
+pub fn with_session<T>(session_email: &str, prompt: Option<&str>, body: impl FnOnce() -> T) -> T {
     let prompt = prompt.map(|prompt| (PROMPT, prompt));
     let session = [(SESSION_EMAIL, session_email)].into_iter().chain(prompt);
     with(session, body)
@@ -204,7 +200,7 @@ pub fn with_session<T>(
 
 /// Runs `body`, which plans statements and runs none, so that their rows are found by an index. What is run may fire a
 /// trigger of the application's, whose own statements are to be planned as its settings say.
-pub fn with_index_plans_only<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+pub fn with_index_plans_only<T>(body: impl FnOnce() -> T) -> T {
     let settings = [
         (c"enable_seqscan", "off"),
         (c"enable_bitmapscan", "off"),
@@ -216,7 +212,7 @@ pub fn with_index_plans_only<T>(body: impl FnOnce() -> Result<T, Failure>) -> Re
 /// Runs `body` without the custom plans that the session may ask for. A custom plan has the parameters in
 /// it, and so a token's hash in the log of who has plans logged; and each call would make one. A session
 /// that does not ask for them keeps its setting, and whatever a trigger makes of it.
-pub fn without_custom_plans<T>(body: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+pub fn without_custom_plans<T>(body: impl FnOnce() -> T) -> T {
     const CUSTOM: c_int = pg_sys::PlanCacheMode::PLAN_CACHE_MODE_FORCE_CUSTOM_PLAN as c_int;
     // SAFETY: the variable behind the setting; a backend has one thread.
     if unsafe { pg_sys::plan_cache_mode } != CUSTOM {
@@ -228,20 +224,20 @@ pub fn without_custom_plans<T>(body: impl FnOnce() -> Result<T, Failure>) -> Res
 /// Runs `body` with settings of its own.
 fn with<'s, T>(
     settings: impl IntoIterator<Item = (&'s CStr, &'s str)>,
-    body: impl FnOnce() -> Result<T, Failure>,
-) -> Result<T, Failure> {
-    // SAFETY: the level is closed below, or, after a failure, by the end of the transaction.
+    body: impl FnOnce() -> T,
+) -> T {
+    // SAFETY: the level is closed below, or, after an error of PostgreSQL's, by the end of the transaction.
     let level = unsafe { pg_sys::NewGUCNestLevel() };
     for (name, value) in settings {
-        set_for_level(name, value)?;
+        set_for_level(name, value);
     }
-    let answer = body()?;
+    let answer = body();
     // SAFETY: the level that was opened above; its settings go back to what they were.
     unsafe { pg_sys::AtEOXact_GUC(true, level) };
-    Ok(answer)
+    answer
 }
 
-fn set_for_level(name: &CStr, value: &str) -> Result<(), Failure> {
+fn set_for_level(name: &CStr, value: &str) {
     // SAFETY: a setting that any role may set; the strings are zero-terminated and copied. The value, which
     // may be a caller's, is in PostgreSQL's memory: Rust's would end the session where it is too large.
     unsafe {
@@ -257,7 +253,6 @@ fn set_for_level(name: &CStr, value: &str) -> Result<(), Failure> {
             false,
         );
     }
-    Ok(())
 }
 
 #[cfg(any(test, feature = "pg_test"))]
@@ -280,11 +275,11 @@ mod tests {
     #[pg_test]
     fn a_call_overrides_the_session_for_its_length_alone() {
         Spi::run("SELECT set_config('magic_link.session_email', 'ada@example.com', true)").unwrap();
-        let inside = with_session("eve@example.com", Some("login"), || Ok(session()));
-        assert_eq!(inside.unwrap(), pair("eve@example.com", "login"));
+        let inside = with_session("eve@example.com", Some("login"), session);
+        assert_eq!(inside, pair("eve@example.com", "login"));
         assert_eq!(session(), pair("ada@example.com", ""));
-        let inside = with_session("", None, || Ok(session()));
-        assert_eq!(inside.unwrap(), pair("", ""));
+        let inside = with_session("", None, session);
+        assert_eq!(inside, pair("", ""));
         assert_eq!(session(), pair("ada@example.com", ""));
     }
 

@@ -1,10 +1,10 @@
 //! Kept plans: every statement is planned once for a session and then only run.
 //!
-//! This is SPI by hand, and not pgrx's, because pgrx rewrites the errors that pass through it (see
-//! `raise`) and gives every writing statement a transaction id, even one that finds no row.
+//! This is SPI by hand, and not pgrx's, which gives every writing statement a transaction id, even one
+//! that finds no row, and has no plan that is made once for any values.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int, c_long};
+use std::ffi::{CStr, c_int};
 use std::marker::PhantomData;
 use std::thread::LocalKey;
 
@@ -12,45 +12,9 @@ use pgrx::{IntoDatum, pg_sys};
 use serde::Serialize;
 
 use crate::datum::{CallMemory, Jsonb, Owned};
-use crate::raise::{Failure, Report, SqlState, catch, internal};
+use crate::raise::{Error, SqlState, internal};
 use crate::scan::{SnapshotMode, uses_transaction_snapshot};
 use crate::settings;
-
-/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
-mod unguarded {
-    use super::{c_char, c_int, c_long, pg_sys};
-
-    unsafe extern "C-unwind" {
-        pub fn SPI_prepare_cursor(
-            src: *const c_char,
-            nargs: c_int,
-            argtypes: *mut pg_sys::Oid,
-            cursor_options: c_int,
-        ) -> pg_sys::SPIPlanPtr;
-        pub fn SPI_execute_plan(
-            plan: pg_sys::SPIPlanPtr,
-            values: *mut pg_sys::Datum,
-            nulls: *const c_char,
-            read_only: bool,
-            tcount: c_long,
-        ) -> c_int;
-        pub fn SPI_execute_snapshot(
-            plan: pg_sys::SPIPlanPtr,
-            values: *mut pg_sys::Datum,
-            nulls: *const c_char,
-            snapshot: pg_sys::Snapshot,
-            crosscheck_snapshot: pg_sys::Snapshot,
-            read_only: bool,
-            fire_triggers: bool,
-            tcount: c_long,
-        ) -> c_int;
-        pub fn SPI_plan_get_plan_sources(plan: pg_sys::SPIPlanPtr) -> *mut pg_sys::List;
-        pub fn SPI_plan_get_cached_plan(plan: pg_sys::SPIPlanPtr) -> *mut pg_sys::CachedPlan;
-        pub fn ReleaseCachedPlan(plan: *mut pg_sys::CachedPlan, owner: pg_sys::ResourceOwner);
-        pub fn GetLatestSnapshot() -> pg_sys::Snapshot;
-        pub fn GetTransactionSnapshot() -> pg_sys::Snapshot;
-    }
-}
 
 /// A statement and the types of its parameters.
 pub struct Statement {
@@ -95,7 +59,7 @@ impl Statement {
     /// A generic plan: there is one best way to a row by its key, and choosing it again at every call
     /// would cost a tenth of a redemption. PostgreSQL does not choose again when a table has grown, so a plan
     /// that was made while it was small has to be one by its indexes.
-    fn plan(&self) -> Result<pg_sys::SPIPlanPtr, Failure> {
+    fn plan(&self) -> Result<pg_sys::SPIPlanPtr, Error> {
         let mut kept = match self.kept.get() {
             Some(kept) => kept,
             None => self.prepare()?,
@@ -116,7 +80,7 @@ impl Statement {
             }
         };
         if !is_planned {
-            settings::with_index_plans_only(|| make_generic_plan(kept.plan))?;
+            settings::with_index_plans_only(|| make_generic_plan(kept.plan));
             // SAFETY: as above.
             kept.generation = unsafe { (*kept.source).generation };
             self.kept.set(Some(kept));
@@ -124,28 +88,20 @@ impl Statement {
         Ok(kept.plan)
     }
 
-    fn prepare(&self) -> Result<Kept, Failure> {
+    fn prepare(&self) -> Result<Kept, Error> {
         let sql = self.sql.as_ptr();
         let types = self.parameters.as_ptr().cast_mut();
         let count = self.parameters.len() as c_int;
-        // SAFETY: the text and the types are static and only read; the closure holds pointers.
-        let plan = unsafe {
-            catch(|| {
-                unguarded::SPI_prepare_cursor(
-                    sql,
-                    count,
-                    types,
-                    pg_sys::CURSOR_OPT_GENERIC_PLAN as c_int,
-                )
-            })
-        }?;
+        // SAFETY: the text and the types are static and only read.
+        let options = pg_sys::CURSOR_OPT_GENERIC_PLAN as c_int;
+        let plan = unsafe { pg_sys::SPI_prepare_cursor(sql, count, types, options) };
         // SAFETY: a plan just prepared in the open SPI connection, or null, which is refused. It is one
         // statement, and so has one source.
         unsafe {
             if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
                 return Err(internal("SPI_prepare_cursor"));
             }
-            let sources = unguarded::SPI_plan_get_plan_sources(plan);
+            let sources = pg_sys::SPI_plan_get_plan_sources(plan);
             let kept = Kept {
                 plan,
                 source: (*(*sources).elements).ptr_value.cast(),
@@ -156,7 +112,7 @@ impl Statement {
         }
     }
 
-    fn execute(&self, mut parameters: Parameters, mode: SnapshotMode) -> Result<Done, Failure> {
+    fn execute(&self, mut parameters: Parameters, mode: SnapshotMode) -> Result<Done, Error> {
         if self.parameters != parameters.types {
             return Err(internal("parameters"));
         }
@@ -164,19 +120,17 @@ impl Statement {
         let values = parameters.values.as_mut_ptr();
         let nulls = parameters.nulls.as_ptr().cast();
         let latest = mode == SnapshotMode::Latest && uses_transaction_snapshot();
-        // SAFETY: a kept plan, and as many values of its types as it has parameters; the closure
-        // holds pointers, and the snapshots are used at once. To change what the transaction's own
+        // SAFETY: a kept plan, and as many values of its types as it has parameters; the snapshots
+        // are used at once. To change what the transaction's own
         // snapshot does not see is 40001, as where PostgreSQL checks its foreign keys (ri_PerformCheck).
         let code = settings::without_custom_plans(|| unsafe {
-            catch(|| {
-                if !latest {
-                    return unguarded::SPI_execute_plan(plan, values, nulls, false, 0);
-                }
-                let latest = unguarded::GetLatestSnapshot();
-                let own = unguarded::GetTransactionSnapshot();
-                unguarded::SPI_execute_snapshot(plan, values, nulls, latest, own, false, true, 0)
-            })
-        })?;
+            if !latest {
+                return pg_sys::SPI_execute_plan(plan, values, nulls, false, 0);
+            }
+            let latest = pg_sys::GetLatestSnapshot();
+            let own = pg_sys::GetTransactionSnapshot();
+            pg_sys::SPI_execute_snapshot(plan, values, nulls, latest, own, false, true, 0)
+        });
         if code < 0 {
             return Err(internal("SPI_execute_plan"));
         }
@@ -187,15 +141,13 @@ impl Statement {
 }
 
 /// Without values for its parameters PostgreSQL makes a plan for any, whatever `plan_cache_mode` is.
-fn make_generic_plan(plan: pg_sys::SPIPlanPtr) -> Result<(), Failure> {
+fn make_generic_plan(plan: pg_sys::SPIPlanPtr) {
     // SAFETY: a kept plan of one statement; what is released is what was got, and stays the source's.
     unsafe {
-        catch(|| {
-            let made = unguarded::SPI_plan_get_cached_plan(plan);
-            if !made.is_null() {
-                unguarded::ReleaseCachedPlan(made, pg_sys::CurrentResourceOwner);
-            }
-        })
+        let made = pg_sys::SPI_plan_get_cached_plan(plan);
+        if !made.is_null() {
+            pg_sys::ReleaseCachedPlan(made, pg_sys::CurrentResourceOwner);
+        }
     }
 }
 
@@ -233,8 +185,6 @@ impl Parameters {
 /// An open connection to SPI, made in the memory of a call; what its statements answer lives as long as
 /// the connection.
 pub struct Spi<'c> {
-    /// After an error SPI may be open further down: the end of the transaction closes it all.
-    failed: Cell<bool>,
     call: PhantomData<&'c CallMemory>,
 }
 
@@ -243,25 +193,22 @@ impl<'c> Spi<'c> {
     /// while it is open is in memory that goes with it.
     pub fn with<T>(
         memory: &'c CallMemory,
-        body: impl FnOnce(&Self) -> Result<T, Failure>,
-    ) -> Result<T, Failure> {
+        body: impl FnOnce(&Self) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         let spi = Self::connect(memory)?;
         body(&spi)
     }
 
-    pub fn connect(_: &'c CallMemory) -> Result<Self, Failure> {
+    pub fn connect(_: &'c CallMemory) -> Result<Self, Error> {
         // SAFETY: called in a transaction, as every function is.
         if unsafe { pg_sys::SPI_connect() } != pg_sys::SPI_OK_CONNECT as c_int {
             return Err(internal("SPI_connect"));
         }
-        Ok(Self {
-            failed: Cell::new(false),
-            call: PhantomData,
-        })
+        Ok(Self { call: PhantomData })
     }
 
     /// What `value` is as JSON, in the memory of the call.
-    pub fn to_jsonb(&self, value: &impl Serialize) -> Result<Jsonb<'c>, Failure> {
+    pub fn to_jsonb(&self, value: &impl Serialize) -> Result<Jsonb<'c>, Error> {
         // SAFETY: the connection's memory is the current one, and what is made there is copied at once.
         let jsonb: Jsonb<'_> = unsafe { Jsonb::from_serialize(value) }?;
         Ok(self.outlived_by(jsonb))
@@ -280,7 +227,7 @@ impl<'c> Spi<'c> {
         &'s self,
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
-    ) -> Result<impl Iterator<Item = Row<'s>>, Failure> {
+    ) -> Result<impl Iterator<Item = Row<'s>>, Error> {
         Ok(self.rows(self.done(statement, parameters, SnapshotMode::Transaction)?))
     }
 
@@ -289,7 +236,7 @@ impl<'c> Spi<'c> {
         &'s self,
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
-    ) -> Result<Option<Row<'s>>, Failure> {
+    ) -> Result<Option<Row<'s>>, Error> {
         Ok(self.run(statement, parameters)?.next())
     }
 
@@ -298,7 +245,7 @@ impl<'c> Spi<'c> {
         &'s self,
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
-    ) -> Result<Option<Row<'s>>, Failure> {
+    ) -> Result<Option<Row<'s>>, Error> {
         let done = self.done(statement, parameters, SnapshotMode::Latest)?;
         Ok(self.rows(done).next())
     }
@@ -308,7 +255,7 @@ impl<'c> Spi<'c> {
         &self,
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, Error> {
         Ok(self
             .done(statement, parameters, SnapshotMode::Transaction)?
             .processed)
@@ -319,7 +266,7 @@ impl<'c> Spi<'c> {
         &self,
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, Error> {
         Ok(self
             .done(statement, parameters, SnapshotMode::Latest)?
             .processed)
@@ -330,18 +277,8 @@ impl<'c> Spi<'c> {
         statement: &'static LocalKey<Statement>,
         parameters: Parameters,
         mode: SnapshotMode,
-    ) -> Result<Done, Failure> {
-        let done = statement.with(|statement| statement.execute(parameters, mode));
-        self.failed.set(matches!(done, Err(Failure::Postgres(_))));
-        done
-    }
-
-    /// Runs one call into PostgreSQL, as [`raise::catch`](crate::raise::catch) does and on its conditions.
-    pub unsafe fn catch<T>(&self, call: impl FnOnce() -> T) -> Result<T, Failure> {
-        // SAFETY: as the caller promises.
-        let answer = unsafe { catch(call) };
-        self.failed.set(answer.is_err());
-        answer
+    ) -> Result<Done, Error> {
+        statement.with(|statement| statement.execute(parameters, mode))
     }
 
     fn rows(&self, done: Done) -> impl Iterator<Item = Row<'_>> {
@@ -358,7 +295,8 @@ impl<'c> Spi<'c> {
 
 impl Drop for Spi<'_> {
     fn drop(&mut self) {
-        if self.failed.get() || std::thread::panicking() {
+        // After an error of PostgreSQL's the end of the transaction closes all connections.
+        if std::thread::panicking() {
             return;
         }
         // SAFETY: the connection that `connect` opened, and no statement failed in it.
@@ -376,7 +314,7 @@ pub struct Row<'s> {
 impl Row<'_> {
     /// The value of a column, counted from 1; None where it is NULL, 42804 where it has another type: a
     /// superuser has put another view, or table, in the place of ours.
-    pub fn get<T: Owned>(&self, column: c_int) -> Result<Option<T>, Failure> {
+    pub fn get<T: Owned>(&self, column: c_int) -> Result<Option<T>, Error> {
         let mut is_null = false;
         // SAFETY: `number` is below the table's count; SPI answers NULL for a column that is not
         // there; the type is compared before the datum is read.
@@ -388,12 +326,12 @@ impl Row<'_> {
         };
         value.map_err(|_| {
             let message = "a column of magic_link's views or tables has another type than the extension gave it";
-            Report::new(SqlState::DATATYPE_MISMATCH, message).into()
+            Error::new(SqlState::DATATYPE_MISMATCH, message)
         })
     }
 
     /// The value of a column that cannot be NULL.
-    pub fn required<T: Owned>(&self, column: c_int) -> Result<T, Failure> {
+    pub fn required<T: Owned>(&self, column: c_int) -> Result<T, Error> {
         self.get(column)?.ok_or_else(|| internal("NULL"))
     }
 }

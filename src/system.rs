@@ -6,7 +6,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use uuid::{Builder, Uuid};
 
-use crate::raise::{Failure, Report, SqlState};
+use crate::raise::{Error, SqlState};
 
 /// PostgreSQL counts from 2000-01-01, everybody else from 1970-01-01: 10,957 days apart.
 const EPOCHS_APART_MICROS: i64 = 10_957 * 86_400 * 1_000_000;
@@ -38,7 +38,7 @@ impl Moment {
         u64::try_from(micros / 1_000).unwrap_or(0)
     }
 
-    pub fn timestamp(self) -> Result<Timestamp, Failure> {
+    pub fn timestamp(self) -> Result<Timestamp, Error> {
         Timestamp::try_from(self.micros).map_err(|_| out_of_range())
     }
 }
@@ -75,21 +75,19 @@ impl IntoDatum for Moment {
 }
 
 /// 22008: the clock shows a time that PostgreSQL or a token cannot hold.
-pub fn out_of_range() -> Failure {
-    Report::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range").into()
+pub fn out_of_range() -> Error {
+    Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range")
 }
 
 /// Fills `bytes` with randomness from the operating system, which no fork can copy.
-pub fn fill_random(bytes: &mut [u8]) -> Result<(), Failure> {
+pub fn fill_random(bytes: &mut [u8]) -> Result<(), Error> {
     SysRng.try_fill_bytes(bytes).map_err(|error| {
-        Report::new(SqlState::IO_ERROR, "could not generate random values")
-            .detail(error)
-            .into()
+        Error::new(SqlState::IO_ERROR, "could not generate random values").detail(error)
     })
 }
 
 /// A new UUIDv7.
-pub fn new_uuid() -> Result<Uuid, Failure> {
+pub fn new_uuid() -> Result<Uuid, Error> {
     let mut random = [0; 10];
     fill_random(&mut random)?;
     let millis = Moment::now().unix_millis();

@@ -7,25 +7,7 @@ use pgrx::pg_sys;
 
 use crate::datum::Column;
 use crate::invalidation::{generation, watch};
-use crate::raise::{Failure, Report, SqlState};
-
-/// Calls of PostgreSQL's without pgrx's guard: `catch` stands around them.
-mod unguarded {
-    use std::ffi::{c_char, c_int};
-
-    use pgrx::pg_sys;
-
-    unsafe extern "C-unwind" {
-        pub fn get_namespace_oid(name: *const c_char, missing_ok: bool) -> pg_sys::Oid;
-        pub fn get_relname_relid(name: *const c_char, namespace: pg_sys::Oid) -> pg_sys::Oid;
-        pub fn LockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
-        pub fn UnlockRelationOid(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE);
-        pub fn table_open(relation: pg_sys::Oid, mode: pg_sys::LOCKMODE) -> pg_sys::Relation;
-        pub fn table_close(relation: pg_sys::Relation, mode: pg_sys::LOCKMODE);
-        pub fn SPI_fnumber(descriptor: pg_sys::TupleDesc, name: *const c_char) -> c_int;
-        pub fn SPI_gettypeid(descriptor: pg_sys::TupleDesc, column: c_int) -> pg_sys::Oid;
-    }
-}
+use crate::raise::{Error, SqlState};
 
 /// A table and the first of its columns: those that we read.
 pub struct Table {
@@ -36,15 +18,6 @@ pub struct Table {
     named_in: AtomicU64,
     /// The generation in which the columns were compared.
     compared_in: AtomicU64,
-}
-
-/// Why a table was not opened.
-#[derive(Clone, Copy)]
-pub enum NotOpened {
-    /// Nothing has the name.
-    Missing,
-    /// Something else has it: a view, a table with other columns.
-    Different,
 }
 
 impl Table {
@@ -62,21 +35,21 @@ impl Table {
     /// given back earlier, it would let a TRUNCATE or a swap in between two looks of one transaction.
     ///
     /// # Safety
-    /// To be called inside `catch`.
-    pub unsafe fn open(&self, mode: u32) -> Result<pg_sys::Relation, NotOpened> {
+    /// The relation is to be closed by `close`.
+    pub unsafe fn open(&self, mode: u32) -> Result<pg_sys::Relation, Error> {
         let mode = mode as pg_sys::LOCKMODE;
         // SAFETY: as the caller promises; the table that is opened is locked.
         unsafe {
             let oid = self.lock(mode);
             if oid == pg_sys::InvalidOid {
-                return Err(NotOpened::Missing);
+                return Err(self.missing());
             }
             let generation = generation();
-            let relation = unguarded::table_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
+            let relation = pg_sys::table_open(oid, pg_sys::NoLock as pg_sys::LOCKMODE);
             if self.compared_in.load(Relaxed) != generation {
                 if !self.is_like(relation) {
-                    unguarded::table_close(relation, mode);
-                    return Err(NotOpened::Different);
+                    pg_sys::table_close(relation, mode);
+                    return Err(self.different());
                 }
                 self.compared_in.store(generation, Relaxed);
             }
@@ -96,12 +69,12 @@ impl Table {
                     return oid;
                 }
                 if locked != pg_sys::InvalidOid {
-                    unguarded::UnlockRelationOid(locked, mode);
+                    pg_sys::UnlockRelationOid(locked, mode);
                 }
                 if oid == pg_sys::InvalidOid {
                     return oid;
                 }
-                unguarded::LockRelationOid(oid, mode);
+                pg_sys::LockRelationOid(oid, mode);
                 if self.named_in.load(Relaxed) == self::generation() {
                     return oid;
                 }
@@ -118,8 +91,8 @@ impl Table {
         }
         // SAFETY: as the caller promises; zero-terminated names.
         unsafe {
-            let schema = unguarded::get_namespace_oid(c"magic_link".as_ptr(), false);
-            let oid = unguarded::get_relname_relid(self.name.as_ptr(), schema);
+            let schema = pg_sys::get_namespace_oid(c"magic_link".as_ptr(), false);
+            let oid = pg_sys::get_relname_relid(self.name.as_ptr(), schema);
             // What comes to have the name later would send no message that we watch for.
             let kept_in = if oid == pg_sys::InvalidOid {
                 0
@@ -144,8 +117,8 @@ impl Table {
             let descriptor = (*relation).rd_att;
             (*(*relation).rd_rel).relkind == pg_sys::RELKIND_RELATION as c_char
                 && (1..).zip(self.columns).all(|(number, (name, oid))| {
-                    unguarded::SPI_fnumber(descriptor, name.as_ptr()) == number
-                        && unguarded::SPI_gettypeid(descriptor, number) == *oid
+                    pg_sys::SPI_fnumber(descriptor, name.as_ptr()) == number
+                        && pg_sys::SPI_gettypeid(descriptor, number) == *oid
                 })
         }
     }
@@ -156,33 +129,29 @@ impl Table {
     /// To be called inside `catch`, with what `open` opened.
     pub unsafe fn close(relation: pg_sys::Relation) {
         // SAFETY: as the caller promises.
-        unsafe { unguarded::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
+        unsafe { pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
     }
 
-    /// 42P01, in the words that a statement's error has; or 42809, by a superuser: what is the extension's,
-    /// nobody else can change.
-    pub fn failure(&self, why: NotOpened) -> Failure {
+    /// 42P01, in the words that a statement's error has: nothing has the name.
+    fn missing(&self) -> Error {
         let name = self.name.to_string_lossy();
-        match why {
-            NotOpened::Missing => Report::new(
-                SqlState::UNDEFINED_TABLE,
-                format!("relation \"magic_link.{name}\" does not exist"),
-            ),
-            NotOpened::Different => Report::new(
-                SqlState::WRONG_OBJECT_TYPE,
-                format!("magic_link.{name} is not the table that the extension created"),
-            ),
-        }
-        .into()
+        let message = format!("relation \"magic_link.{name}\" does not exist");
+        Error::new(SqlState::UNDEFINED_TABLE, message)
+    }
+
+    /// 42809: a view has the name, or a table with other columns. Only a superuser can change what is the extension's.
+    fn different(&self) -> Error {
+        let name = self.name.to_string_lossy();
+        let message = format!("magic_link.{name} is not the table that the extension created");
+        Error::new(SqlState::WRONG_OBJECT_TYPE, message)
     }
 
     /// XX002. The row that an index led to has not the key that was looked for.
-    pub fn index_is_corrupted(&self) -> Failure {
+    pub fn index_is_corrupted(&self) -> Error {
         let name = self.name.to_string_lossy();
         let message =
             format!("an index of magic_link.{name} leads to a row that has not the index's key");
-        Report::new(SqlState::INDEX_CORRUPTED, message)
+        Error::new(SqlState::INDEX_CORRUPTED, message)
             .hint("Run REINDEX TABLE on it, after bt_index_check() of the extension amcheck has said what is wrong.")
-            .into()
     }
 }

@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use crate::address_lock::lock_addresses;
 use crate::ledger::{self, LockedToken, TokenView};
-use crate::raise::Failure;
+use crate::raise::Error;
 use crate::settings;
 use crate::statements::Spi;
 
@@ -21,19 +21,19 @@ pub enum TokenLock<'s, R> {
 pub fn lock_token<'s, R>(
     spi: &'s Spi,
     id: Uuid,
-    refuse: impl Fn(TokenView) -> Result<Option<R>, Failure>,
-) -> Result<TokenLock<'s, R>, Failure> {
+    refuse: impl Fn(TokenView) -> Result<Option<R>, Error>,
+) -> Result<TokenLock<'s, R>, Error> {
     let mut has_to_lock_address = settings::limit_addresses();
     // Somebody has to commit a change of the row for each further turn.
     while let Some(found) = ledger::find(spi, id)? {
         if let Some(reason) = refuse(found.view())? {
-            found.close()?;
+            found.close();
             return Ok(TokenLock::Refused(reason));
         }
         if has_to_lock_address {
             let email = found.view().email()?;
-            found.close()?;
-            lock_addresses(spi, [email])?;
+            found.close();
+            lock_addresses([email]);
             has_to_lock_address = false;
             continue;
         }

@@ -87,7 +87,7 @@ install_cargo_pgrx() {
   [ "$("$root/.tools/bin/cargo-pgrx" --version 2>/dev/null | awk '{print $NF}')" != "$version" ] || return 0
   say "      building cargo-pgrx $version into .tools (about two minutes, once)"
   # A debug build takes less than half as long to make and is as quick in use. The default features would need OpenSSL.
-  CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "$version" --locked --debug --no-default-features --force \
+  CARGO_INCREMENTAL=0 CARGO_PROFILE_DEV_DEBUG=0 cargo install cargo-pgrx --version "$version" --locked --ignore-rust-version --debug --no-default-features --force \
     --root "$root/.tools" || die "could not install cargo-pgrx $version"
 }
 
@@ -276,8 +276,8 @@ set_up_for_tests() {
 install_extension() {
   local out
   cd "$root" || return
-  cargo build --locked "$@" --lib --no-default-features --features "$pg_feature" &&
-    { out=$(cargo pgrx install "$@" --pg-config "$PG_CONFIG" --no-default-features --features "$pg_feature" 2>&1) ||
+  cargo build --ignore-rust-version --locked "$@" --lib --no-default-features --features "$pg_feature" &&
+    { out=$(PGRX_BUILD_FLAGS=--ignore-rust-version cargo pgrx install "$@" --pg-config "$PG_CONFIG" --no-default-features --features "$pg_feature" 2>&1) ||
       { printf '%s\n' "$out" >&2 && false; }; } &&
     install_releases
 }
