@@ -3,6 +3,7 @@
 use std::ptr::null_mut;
 
 use pgrx::pg_sys;
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 
 /// How many columns the longest key has.
 pub const MAX_KEYS: usize = 3;
@@ -189,17 +190,25 @@ impl Scan {
                 return LockOutcome::Unexpected;
             };
             let slot = (*self.scan).slot;
-            let result = tuple_lock(
-                self.relation,
-                &raw mut (*slot).tts_tid,
+            let (snapshot, command) = (
                 pg_sys::GetActiveSnapshot(),
-                slot,
                 pg_sys::GetCurrentCommandId(true),
-                mode,
-                pg_sys::LockWaitPolicy::LockWaitBlock,
-                (pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS | last_version) as u8,
-                &mut failure,
             );
+            let flags = (pg_sys::TUPLE_LOCK_FLAG_LOCK_UPDATE_IN_PROGRESS | last_version) as u8;
+            // pgrx guards what is declared by name, and this is not.
+            let result = pg_guard_ffi_boundary(|| {
+                tuple_lock(
+                    self.relation,
+                    &raw mut (*slot).tts_tid,
+                    snapshot,
+                    slot,
+                    command,
+                    mode,
+                    pg_sys::LockWaitPolicy::LockWaitBlock,
+                    flags,
+                    &mut failure,
+                )
+            });
             match result {
                 pg_sys::TM_Result::TM_Ok => LockOutcome::Locked {
                     moved: failure.traversed,
