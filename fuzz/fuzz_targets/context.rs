@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| magic_link_fuzz::properties::context(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| domain::properties::context(data));

@@ -11,10 +11,10 @@ use std::thread::LocalKey;
 use pgrx::{IntoDatum, pg_sys};
 use serde::Serialize;
 
-use crate::datum::{CallMemory, Jsonb, Owned};
-use crate::raise::{Error, SqlState, internal};
-use crate::scan::{SnapshotMode, uses_transaction_snapshot};
-use crate::settings;
+use crate::postgres::datum::{CallMemory, Jsonb, Owned};
+use crate::postgres::error::{Error, SqlState, internal};
+use crate::postgres::scan::{SnapshotMode, uses_transaction_snapshot};
+use crate::postgres::settings;
 
 /// A statement and the types of its parameters.
 pub struct Statement {
@@ -38,8 +38,8 @@ macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident($($parameter:ident),*) = $sql:literal;)*) => {
         ::std::thread_local! {$(
             $(#[$doc])*
-            static $name: $crate::statements::Statement = const {
-                $crate::statements::Statement::new($sql, &[$(::pgrx::pg_sys::$parameter),*])
+            static $name: $crate::postgres::spi::Statement = const {
+                $crate::postgres::spi::Statement::new($sql, &[$(::pgrx::pg_sys::$parameter),*])
             };
         )*}
     };
@@ -342,7 +342,7 @@ mod tests {
     use pgrx::prelude::*;
 
     use super::{Parameters, Spi};
-    use crate::datum::CallMemory;
+    use crate::postgres::datum::CallMemory;
 
     statements! {
         ADD(INT4OID, INT4OID) = c"SELECT $1 OPERATOR(pg_catalog.+) $2, NULL::pg_catalog.text";

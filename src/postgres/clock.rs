@@ -6,7 +6,7 @@ use rand::TryRng;
 use rand::rngs::SysRng;
 use uuid::{Builder, Uuid};
 
-use crate::raise::{Error, SqlState};
+use crate::postgres::error::{Error, SqlState};
 
 /// PostgreSQL counts from 2000-01-01, everybody else from 1970-01-01: 10,957 days apart.
 const EPOCHS_APART_MICROS: i64 = 10_957 * 86_400 * 1_000_000;

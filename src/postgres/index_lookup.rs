@@ -19,12 +19,14 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use pgrx::{IntoDatum, pg_sys};
 use uuid::Uuid;
 
-use crate::datum::{Jsonb, Owned, characters, pg_uuid};
-use crate::invalidation::{generation, watch};
-use crate::raise::{Error, SqlState, internal};
-use crate::scan::{Argument, LockOutcome, MAX_KEYS, Scan, SnapshotMode, Strength, Values};
-use crate::statements::Spi;
-use crate::table::Table;
+use crate::postgres::datum::{Jsonb, Owned, characters, pg_uuid};
+use crate::postgres::error::{Error, SqlState, internal};
+use crate::postgres::invalidation::{generation, watch};
+use crate::postgres::scan::{
+    Argument, LockOutcome, MAX_KEYS, Scan, SnapshotMode, Strength, Values,
+};
+use crate::postgres::spi::Spi;
+use crate::postgres::table::Table;
 
 /// A table and the columns by which its rows are looked up. Where no index of the table serves, the
 /// whole table is read.
@@ -588,9 +590,9 @@ mod tests {
     use pgrx::prelude::*;
 
     use super::{Error, IndexLookup, Key, Relaxed, SqlState, Strength};
-    use crate::datum::CallMemory;
-    use crate::statements::Spi;
-    use crate::table::Table;
+    use crate::postgres::datum::CallMemory;
+    use crate::postgres::spi::Spi;
+    use crate::postgres::table::Table;
 
     static ROLES: Table = Table::new(
         c"organization_jit_roles",

@@ -13,18 +13,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use pgrx::datum::TimestampWithTimeZone as Timestamp;
 use uuid::Uuid;
 
-use crate::context::{Context, InteractionEvent};
-use crate::datum::Jsonb;
-use crate::directory::{self, ATTEMPTS, Member, Membership, UserId};
-use crate::email::Email;
-use crate::index_lookup::concurrent_update;
-use crate::ledger::{self, Claim, Consumed, TokenView};
-use crate::outcome::{Outcome, Refusal};
-use crate::raise::{Error, SqlState};
-use crate::settings;
-use crate::statements::Spi;
-use crate::system::new_uuid;
-use crate::token_lock::{TokenLock, lock_token};
+use crate::operations::tables::memberships::{self, ATTEMPTS, Member, Membership, UserId};
+use crate::operations::tables::one_time_tokens::{self, Claim, Consumed, TokenView};
+use crate::operations::token_lock::{TokenLock, lock_token};
+use crate::postgres::clock::new_uuid;
+use crate::postgres::datum::Jsonb;
+use crate::postgres::error::{Error, SqlState};
+use crate::postgres::index_lookup::concurrent_update;
+use crate::postgres::settings;
+use crate::postgres::spi::Spi;
+use domain::context::{Context, InteractionEvent};
+use domain::email::Email;
+use domain::outcome::{Outcome, Refusal};
 
 /// What a redeemed token came to.
 pub struct Redemption<'c> {
@@ -109,12 +109,12 @@ fn record_failed_attempt(spi: &Spi, claim: &Claim) -> Result<(), Error> {
 /// What redeeming would say. It writes nothing.
 pub fn check(spi: &Spi, claim: &Claim, release: Release) -> Result<Outcome, Error> {
     // The token first: to whom it does not belong, looking for the user would tell by its work who is one.
-    match Outcome::judge(ledger::facts(spi, claim)?, true) {
+    match Outcome::judge(one_time_tokens::facts(spi, claim)?, true) {
         Outcome::Refused(refusal) if replay(spi, claim, refusal, release)?.is_some() => {
             Ok(Outcome::Ok)
         }
         Outcome::Ok
-            if !creates_users(claim) && directory::find_user(spi, claim.email)?.is_none() =>
+            if !creates_users(claim) && memberships::find_user(spi, claim.email)?.is_none() =>
         {
             Ok(Outcome::Refused(Refusal::UserNotFound))
         }
@@ -134,8 +134,8 @@ fn replay<'c>(
         return Ok(None);
     };
     let (answer, user) = (
-        ledger::answer(spi, claim, window)?,
-        directory::find_user_now(spi, claim.email)?,
+        one_time_tokens::answer(spi, claim, window)?,
+        memberships::find_user_now(spi, claim.email)?,
     );
     let (Some(answer), Some(user)) = (answer, user) else {
         return Ok(None);
@@ -167,9 +167,9 @@ fn creates_users(claim: &Claim) -> bool {
 fn resolve_user(spi: &Spi, claim: &Claim, joins: bool) -> Result<Option<ResolvedUser>, Error> {
     for _ in 0..ATTEMPTS {
         let found = if joins {
-            directory::lock_user(spi, claim.email)?
+            memberships::lock_user(spi, claim.email)?
         } else {
-            directory::find_user_now(spi, claim.email)?
+            memberships::find_user_now(spi, claim.email)?
         };
         if let Some(id) = found {
             return Ok(Some(ResolvedUser { id, created: false }));
@@ -178,7 +178,7 @@ fn resolve_user(spi: &Spi, claim: &Claim, joins: bool) -> Result<Option<Resolved
             return Ok(None);
         }
         let candidate = UserId::from_v7(new_uuid()?);
-        if let Some(id) = directory::create_user(spi, claim.email, candidate)? {
+        if let Some(id) = memberships::create_user(spi, claim.email, candidate)? {
             return Ok(Some(ResolvedUser { id, created: true }));
         }
     }
@@ -196,7 +196,7 @@ fn complete<'c>(
     let domain = (user.created && release >= Release::V0_2).then_some(claim.email);
     let memberships = join_all(spi, user, &consumed, domain)?;
     if release >= Release::V0_2 && settings::replay_window().is_some() {
-        ledger::record_answer(spi, claim, user.created, memberships)?;
+        one_time_tokens::record_answer(spi, claim, user.created, memberships)?;
     }
     Ok(Redemption {
         token_id: claim.id,
@@ -218,7 +218,7 @@ fn join_all<'c>(
 ) -> Result<Jsonb<'c>, Error> {
     let meaning = meaning_of(consumed)?;
     let of_domain = || match domain_of {
-        Some(email) => directory::organizations_of_domain(spi, email),
+        Some(email) => memberships::organizations_of_domain(spi, email),
         None => Ok(vec![]),
     };
     let named = &consumed.organization_ids;
@@ -233,7 +233,7 @@ fn join_all<'c>(
         let mut lost = false;
         for id in std::mem::take(&mut wanted) {
             let roles = meaning.organization_role_ids().get(&id);
-            let membership = directory::join(spi, member, &id, roles.map(Vec::as_slice))?;
+            let membership = memberships::join(spi, member, &id, roles.map(Vec::as_slice))?;
             // The token does not name it: where it is gone there is nothing to tell.
             if membership.is_missing() && !named.contains(&id) {
                 lost = true;

@@ -189,7 +189,7 @@ mod tests {
 
     /// Each input that was kept holds what it held then.
     fn replay(target: &str, property: fn(&[u8])) {
-        let folder = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+        let folder = format!("{}/../../fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
         let files = fs::read_dir(&folder).unwrap();
         let inputs: Vec<_> = files
             .map(|file| fs::read(file.unwrap().path()).unwrap())

@@ -3,16 +3,16 @@
 use pgrx::datum::{Interval, TimestampWithTimeZone as Timestamp};
 use uuid::Uuid;
 
-use crate::context::InteractionEvent;
-use crate::datum::{CallMemory, pg_uuid};
-use crate::email::Email;
-use crate::ledger::{self, Status, TokenView};
-use crate::raise::{Error, SqlState, internal};
-use crate::scan::uses_transaction_snapshot;
-use crate::statements::{Parameters, Spi, statements};
-use crate::system::Moment;
-use crate::token;
-use crate::token_lock::{TokenLock, lock_token};
+use crate::operations::tables::one_time_tokens::{self, Status, TokenView};
+use crate::operations::token_lock::{TokenLock, lock_token};
+use crate::postgres::clock::Moment;
+use crate::postgres::datum::{CallMemory, pg_uuid};
+use crate::postgres::error::{Error, SqlState, internal};
+use crate::postgres::scan::uses_transaction_snapshot;
+use crate::postgres::spi::{Parameters, Spi, statements};
+use domain::context::InteractionEvent;
+use domain::email::Email;
+use domain::token;
 
 statements! {
     // now(), which an index can use, is never later than the clock.
@@ -106,7 +106,7 @@ pub fn delete(spi: &Spi, id: Uuid) -> Result<bool, Error> {
 
 /// 40001 where a token is unknown only because it was issued after the transaction's snapshot.
 fn unknown(spi: &Spi, id: Uuid) -> Result<(), Error> {
-    if !uses_transaction_snapshot() || !ledger::is_committed(spi, id)? {
+    if !uses_transaction_snapshot() || !one_time_tokens::is_committed(spi, id)? {
         return Ok(());
     }
     let message = "could not serialize access due to concurrent insert of the one-time token";

@@ -13,21 +13,26 @@ use pgrx::fcinfo::{direct_function_call, pg_getarg, pg_getarg_datum};
 use pgrx::{Array, IntoDatum, PgMemoryContexts, check_for_interrupts, pg_sys};
 use uuid::Uuid;
 
-use crate::datum::{CallMemory, Column, Jsonb, Owned, characters};
-use crate::raise::{Error, SqlState, internal, run_or_ereport};
+use crate::postgres::datum::{CallMemory, Column, Jsonb, Owned, characters};
+use crate::postgres::error::{Error, SqlState, internal, run_or_ereport};
 
 /// Gives a function of so many arguments to PostgreSQL, under its name, or another, after `magic_link_`.
-/// It serves no client that [`settings::check_client`](crate::settings::check_client) refuses, unless
+/// It serves no client that [`settings::check_client`](crate::postgres::settings::check_client) refuses, unless
 /// it is for anybody.
 macro_rules! door {
     ($body:ident($arguments:literal)) => {
-        $crate::fmgr::door!($body($arguments) = $body);
+        $crate::postgres::call::door!($body($arguments) = $body);
     };
     ($name:ident($arguments:literal) = $body:expr) => {
-        $crate::fmgr::door!($name, $arguments, $crate::settings::check_client, $body);
+        $crate::postgres::call::door!(
+            $name,
+            $arguments,
+            $crate::postgres::settings::check_client,
+            $body
+        );
     };
     ($body:ident($arguments:literal) for anybody) => {
-        $crate::fmgr::door!($body, $arguments, || Ok(()), $body);
+        $crate::postgres::call::door!($body, $arguments, || Ok(()), $body);
     };
     ($name:ident, $arguments:literal, $admit:expr, $body:expr) => {
         const _: () = {
@@ -37,7 +42,7 @@ macro_rules! door {
             ) -> ::pgrx::pg_sys::Datum {
                 // SAFETY: PostgreSQL calls this by its V1 convention; `fcinfo` is valid for the
                 // call, and this frame holds nothing that needs dropping.
-                unsafe { $crate::fmgr::call(fcinfo, $arguments, $admit, $body) }
+                unsafe { $crate::postgres::call::call(fcinfo, $arguments, $admit, $body) }
             }
 
             #[unsafe(export_name = concat!("pg_finfo_magic_link_", stringify!($name)))]

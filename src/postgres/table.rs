@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use pgrx::pg_sys;
 
-use crate::datum::Column;
-use crate::invalidation::{generation, watch};
-use crate::raise::{Error, SqlState};
+use crate::postgres::datum::Column;
+use crate::postgres::error::{Error, SqlState};
+use crate::postgres::invalidation::{generation, watch};
 
 /// A table and the first of its columns: those that we read.
 pub struct Table {

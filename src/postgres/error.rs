@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::{PgLogLevel, pg_sys};
 
-use crate::memory_reserve;
-use crate::outcome::Refusal;
+use crate::postgres::memory_reserve;
+use domain::outcome::Refusal;
 
 /// An error of ours, with everything that a client may see of it.
 #[derive(Debug)]

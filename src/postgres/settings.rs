@@ -5,8 +5,8 @@ use std::sync::OnceLock;
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgLogLevel, pg_sys};
 
-use crate::raise::{Error, SqlState};
-use crate::server_version;
+use crate::postgres::error::{Error, SqlState};
+use crate::postgres::server_version;
 
 /// As PostgreSQL shows it, 7 days.
 const DEFAULT_MAX_EXPIRES_IN: i32 = 604_800;

@@ -6,17 +6,17 @@ use pgrx::datum::TimestampWithTimeZone as Timestamp;
 use pgrx::pg_sys;
 use uuid::Uuid;
 
-use crate::context::{Context, InteractionEvent};
-use crate::datum::{Column, Jsonb, pg_uuid};
-use crate::email::Email;
-use crate::index_lookup::{FoundRow, HeapRow, IndexLookup, Key, LockedRow};
-use crate::outcome::Facts;
-use crate::raise::Error;
-use crate::scan::Strength;
-use crate::statements::{Parameters, Spi, Statement, statements};
-use crate::system::Moment;
-use crate::table::Table;
-use crate::token::{Token, TokenHash};
+use crate::postgres::clock::Moment;
+use crate::postgres::datum::{Column, Jsonb, pg_uuid};
+use crate::postgres::error::Error;
+use crate::postgres::index_lookup::{FoundRow, HeapRow, IndexLookup, Key, LockedRow};
+use crate::postgres::scan::Strength;
+use crate::postgres::spi::{Parameters, Spi, Statement, statements};
+use crate::postgres::table::Table;
+use domain::context::{Context, InteractionEvent};
+use domain::email::Email;
+use domain::outcome::Facts;
+use domain::token::{Token, TokenHash};
 
 /// As they have been since 0.2.
 const COLUMNS: &[Column] = &[
@@ -424,13 +424,13 @@ mod tests {
     use pgrx::prelude::*;
 
     use super::{Claim, LockedToken, Status, facts, find};
-    use crate::context::InteractionEvent;
-    use crate::datum::CallMemory;
-    use crate::email::Email;
-    use crate::outcome::{Outcome, Refusal};
-    use crate::statements::Spi;
-    use crate::system::Moment;
-    use crate::token::Token;
+    use crate::postgres::clock::Moment;
+    use crate::postgres::datum::CallMemory;
+    use crate::postgres::spi::Spi;
+    use domain::context::InteractionEvent;
+    use domain::email::Email;
+    use domain::outcome::{Outcome, Refusal};
+    use domain::token::Token;
 
     /// A token for ada@example.com, in the event `SignIn`.
     fn issue() -> Token {

@@ -1,12 +1,12 @@
 //! What one address may have: room for a new token is made by revoking the previous ones, or it is
 //! refused. The settings `magic_link.revoke_previous` and `magic_link.max_active_tokens` decide.
 
-use crate::context::InteractionEvent;
-use crate::email::Email;
-use crate::lifecycle::{self, Events, Revoker};
-use crate::raise::Error;
-use crate::settings;
-use crate::statements::{Parameters, Spi, statements};
+use crate::operations::revoke::{self, Events, Revoker};
+use crate::postgres::error::Error;
+use crate::postgres::settings;
+use crate::postgres::spi::{Parameters, Spi, statements};
+use domain::context::InteractionEvent;
+use domain::email::Email;
 
 statements! {
     // Of an address's newest active tokens, as many as it may have, the one that ends first: its end
@@ -39,7 +39,7 @@ pub fn make_room(
     event: Option<&InteractionEvent>,
 ) -> Result<Option<Full>, Error> {
     if settings::revoke_previous() {
-        lifecycle::revoke_all(spi, emails, Events::Only(event), Revoker::RevokePrevious)?;
+        revoke::revoke_all(spi, emails, Events::Only(event), Revoker::RevokePrevious)?;
     }
     match settings::max_active_tokens() {
         Some(limit) => first_full(spi, emails, limit),
@@ -48,7 +48,7 @@ pub fn make_room(
 }
 
 fn first_full(spi: &Spi, emails: &[Email], limit: i32) -> Result<Option<Full>, Error> {
-    let addresses = Parameters::of(lifecycle::texts(emails)).and(limit);
+    let addresses = Parameters::of(revoke::texts(emails)).and(limit);
     let Some(row) = spi.latest_row(&FIRST_FULL, addresses)? else {
         return Ok(None);
     };

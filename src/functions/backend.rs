@@ -6,23 +6,23 @@ use std::collections::HashMap;
 use pgrx::datum::TimestampWithTimeZone;
 use pgrx::{IntoDatum, check_for_interrupts, pg_sys};
 
-use crate::address_lock::lock_addresses;
-use crate::context::{Context, InteractionEvent};
-use crate::datum::{Column, Jsonb, pg_uuid};
-use crate::email::Email;
-use crate::fmgr::{Answer, Call, Columns, door, forbid_in_read_only_transaction};
-use crate::issuance::{self, Issued, Lifetime, Order};
-use crate::ledger::Claim;
-use crate::lifecycle::{self, BatchSize, Cutoff, Events, Revoker};
-use crate::link;
-use crate::outcome::{Outcome, Refusal};
-use crate::raise::{Error, SqlState};
-use crate::redemption::{self, Redemption, Release};
-use crate::session_switch;
-use crate::soundness;
-use crate::statements::Spi;
-use crate::system::Moment;
-use crate::token::Token;
+use crate::operations::issue::{self, Issued, Lifetime, Order};
+use crate::operations::redeem::{self, Redemption, Release};
+use crate::operations::revoke::{self, BatchSize, Cutoff, Events, Revoker};
+use crate::operations::session_switch;
+use crate::operations::tables::one_time_tokens::Claim;
+use crate::postgres::advisory_lock::lock_addresses;
+use crate::postgres::call::{Answer, Call, Columns, door, forbid_in_read_only_transaction};
+use crate::postgres::clock::Moment;
+use crate::postgres::datum::{Column, Jsonb, pg_uuid};
+use crate::postgres::error::{Error, SqlState};
+use crate::postgres::spi::Spi;
+use domain::context::{Context, InteractionEvent};
+use domain::email::Email;
+use domain::link;
+use domain::outcome::{Outcome, Refusal};
+use domain::token::Token;
+use domain::token_row;
 
 // As `one_time_token_is_sound`: constraints call it as whoever writes.
 door!(normalize_email(1) for anybody);
@@ -52,7 +52,7 @@ fn one_time_token_is_sound(call: &Call) -> Result<Answer, Error> {
     ];
     let token = call.fields(0, &COLUMNS)?;
     let token = token.ok_or_else(|| Error::null("one_time_token"))?;
-    let row = soundness::Row {
+    let row = token_row::Row {
         token_hash_length: token.byte_length(0)?,
         created_at: token.get::<Moment>(1)?,
         expires_at: token.get(2)?,
@@ -96,7 +96,7 @@ fn create_one_time_token(call: &Call) -> Result<Answer, Error> {
     let email = email(call, 0)?;
     let order = order(call)?;
     let answer = call.row_type()?;
-    let token = Spi::with(call.memory(), |spi| issuance::create(spi, &email, &order))?;
+    let token = Spi::with(call.memory(), |spi| issue::create(spi, &email, &order))?;
     answer.row(issued(&token, &email, order.context)?)
 }
 
@@ -106,9 +106,7 @@ fn create_one_time_tokens(call: &Call) -> Result<Answer, Error> {
     let emails = emails(call, 0)?;
     let order = order(call)?;
     let answer = call.row_set();
-    let tokens = Spi::with(call.memory(), |spi| {
-        issuance::create_all(spi, &emails, &order)
-    })?;
+    let tokens = Spi::with(call.memory(), |spi| issue::create_all(spi, &emails, &order))?;
     let addressed = tokens.iter().zip(&emails);
     answer.fill(addressed.map(|(token, email)| issued(token, email, order.context)))
 }
@@ -120,7 +118,7 @@ fn redeem(call: &Call, release: Release) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
     let answer = call.row_type()?;
-    let redemption = claimant.ask(|spi, claim| redemption::redeem(spi, claim, release))?;
+    let redemption = claimant.ask(|spi, claim| redeem::redeem(spi, claim, release))?;
     let redemption = redemption.map_err(Error::from)?;
     answer.row(redeemed(Columns::default(), &claimant, &redemption))
 }
@@ -131,7 +129,7 @@ fn try_redeem(call: &Call, release: Release) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"try_redeem_one_time_token()");
     let claimant = Claimant::read(call)?;
     let answer = call.row_type()?;
-    let redemption = claimant.ask(|spi, claim| redemption::try_redeem(spi, claim, release))?;
+    let redemption = claimant.ask(|spi, claim| redeem::try_redeem(spi, claim, release))?;
     answer.row(match redemption {
         Ok(redemption) => redeemed(Columns::default().and("ok"), &claimant, &redemption),
         Err(refusal) => refused(Columns::default().and(refusal.as_str())),
@@ -142,7 +140,7 @@ door!(check_one_time_token(3) = |call| check(call, Release::V0_1));
 door!(check_one_time_token_0_2(3) = |call| check(call, Release::V0_2));
 fn check(call: &Call, release: Release) -> Result<Answer, Error> {
     let claimant = Claimant::read(call)?;
-    let outcome = claimant.ask(|spi, claim| redemption::check(spi, claim, release).map(Ok))?;
+    let outcome = claimant.ask(|spi, claim| redeem::check(spi, claim, release).map(Ok))?;
     Ok(outcome
         .unwrap_or_else(Outcome::Refused)
         .as_str()
@@ -176,7 +174,7 @@ door!(revoke_one_time_token(1));
 fn revoke_one_time_token(call: &Call) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"revoke_one_time_token()");
     let id = call.required_uuid(0, "id")?;
-    let status = Spi::with(call.memory(), |spi| lifecycle::revoke(spi, id))?;
+    let status = Spi::with(call.memory(), |spi| revoke::revoke(spi, id))?;
     let status =
         status.ok_or_else(|| Error::new(SqlState::NO_DATA, "no one-time token has this id"))?;
     Ok(status.as_str().into_datum())
@@ -193,7 +191,7 @@ fn revoke_one_time_tokens(call: &Call) -> Result<Answer, Error> {
     };
     let revoked = Spi::with(call.memory(), |spi| {
         lock_addresses(emails.iter().map(Email::as_str));
-        lifecycle::revoke_all(spi, &emails, events, Revoker::Role)
+        revoke::revoke_all(spi, &emails, events, Revoker::Role)
     })?;
     Ok((revoked as i64).into_datum())
 }
@@ -202,7 +200,7 @@ door!(delete_one_time_token(1));
 fn delete_one_time_token(call: &Call) -> Result<Answer, Error> {
     forbid_in_read_only_transaction(c"delete_one_time_token()");
     let id = call.required_uuid(0, "id")?;
-    let deleted = Spi::with(call.memory(), |spi| lifecycle::delete(spi, id))?;
+    let deleted = Spi::with(call.memory(), |spi| revoke::delete(spi, id))?;
     Ok(deleted.into_datum())
 }
 
@@ -213,7 +211,7 @@ fn purge_one_time_tokens(call: &Call) -> Result<Answer, Error> {
     let rows = call.integer(1).ok_or_else(|| Error::null("batch_size"))?;
     let batch_size = BatchSize::new(rows)?;
     let cutoff = Spi::with(call.memory(), |spi| Cutoff::new(spi, retention))?;
-    Ok(lifecycle::purge(call.memory(), &cutoff, batch_size)?.into_datum())
+    Ok(revoke::purge(call.memory(), &cutoff, batch_size)?.into_datum())
 }
 
 /// Who presents a token: (token, email, interaction_event). What has not a token's shape is not
@@ -310,10 +308,10 @@ fn emails(call: &Call, position: usize) -> Result<Vec<Email>, Error> {
         check_for_interrupts!();
         let text = text?.ok_or_else(|| Error::null(&format!("emails[{place}]")))?;
         let email = Email::parse(text)
-            .map_err(|why| issuance::at(place, Error::invalid("e-mail address", why)))?;
+            .map_err(|why| issue::at(place, Error::invalid("e-mail address", why)))?;
         if let Some(first) = places.insert(email.clone(), place) {
             let why = format!("It is the same address as emails[{first}].");
-            return Err(issuance::at(place, Error::invalid("emails", why)));
+            return Err(issue::at(place, Error::invalid("emails", why)));
         }
         emails.push(email);
     }

@@ -7,13 +7,13 @@ use pgrx::pg_sys;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::datum::pg_uuid;
-use crate::email::Email;
-use crate::index_lookup::{HeapRow, IndexLookup, Key, concurrent_update};
-use crate::raise::Error;
-use crate::scan::{Strength, uses_transaction_snapshot};
-use crate::statements::{Parameters, Spi, statements};
-use crate::table::Table;
+use crate::postgres::datum::pg_uuid;
+use crate::postgres::error::Error;
+use crate::postgres::index_lookup::{HeapRow, IndexLookup, Key, concurrent_update};
+use crate::postgres::scan::{Strength, uses_transaction_snapshot};
+use crate::postgres::spi::{Parameters, Spi, statements};
+use crate::postgres::table::Table;
+use domain::email::Email;
 
 static USERS: Table = Table::new(
     c"users",
@@ -379,9 +379,9 @@ mod tests {
     use pgrx::prelude::*;
 
     use super::*;
-    use crate::datum::CallMemory;
-    use crate::statements::Spi;
-    use crate::system::new_uuid;
+    use crate::postgres::clock::new_uuid;
+    use crate::postgres::datum::CallMemory;
+    use crate::postgres::spi::Spi;
 
     const ACME: &str = "
         INSERT INTO magic_link.organizations VALUES ('acme', 'Acme');

@@ -1,13 +1,13 @@
 //! What to do when a link is opened in a browser that is signed in already. The view
 //! `session_switch` decides; here it is asked about the one token that somebody presents.
 
-use crate::datum::pg_uuid;
-use crate::email::Email;
-use crate::ledger::{self, Claim};
-use crate::outcome::{Facts, Refusal};
-use crate::raise::Error;
-use crate::settings;
-use crate::statements::{Parameters, Spi, statements};
+use crate::operations::tables::one_time_tokens::{self, Claim};
+use crate::postgres::datum::pg_uuid;
+use crate::postgres::error::Error;
+use crate::postgres::settings;
+use crate::postgres::spi::{Parameters, Spi, statements};
+use domain::email::Email;
+use domain::outcome::{Facts, Refusal};
 
 statements! {
     DECISION(UUIDOID) = c"
@@ -35,7 +35,7 @@ pub fn decide(
     session_email: &str,
     prompt: Option<&str>,
 ) -> Result<Decision, Error> {
-    if let Some(refusal) = Facts::stranger(ledger::facts(spi, claim)?) {
+    if let Some(refusal) = Facts::stranger(one_time_tokens::facts(spi, claim)?) {
         return Ok(refusal.into());
     }
     let row = settings::with_session(session_email, prompt, || {

@@ -3,11 +3,11 @@
 
 use uuid::Uuid;
 
-use crate::address_lock::lock_addresses;
-use crate::ledger::{self, LockedToken, TokenView};
-use crate::raise::Error;
-use crate::settings;
-use crate::statements::Spi;
+use crate::operations::tables::one_time_tokens::{self, LockedToken, TokenView};
+use crate::postgres::advisory_lock::lock_addresses;
+use crate::postgres::error::Error;
+use crate::postgres::settings;
+use crate::postgres::spi::Spi;
 
 /// What became of a token that was to be locked.
 pub enum TokenLock<'s, R> {
@@ -25,7 +25,7 @@ pub fn lock_token<'s, R>(
 ) -> Result<TokenLock<'s, R>, Error> {
     let mut has_to_lock_address = settings::limit_addresses();
     // Somebody has to commit a change of the row for each further turn.
-    while let Some(found) = ledger::find(spi, id)? {
+    while let Some(found) = one_time_tokens::find(spi, id)? {
         if let Some(reason) = refuse(found.view())? {
             found.close();
             return Ok(TokenLock::Refused(reason));

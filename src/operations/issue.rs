@@ -2,18 +2,18 @@
 
 use uuid::Uuid;
 
-use crate::address_lock::lock_addresses;
-use crate::context::{Context, shown};
-use crate::datum::Jsonb;
-use crate::directory;
-use crate::email::Email;
-use crate::ledger::{self, Terms};
-use crate::limits::{self, Full};
-use crate::raise::{Error, SqlState};
-use crate::settings;
-use crate::statements::Spi;
-use crate::system::{Moment, fill_random, out_of_range};
-use crate::token::{NoToken, Token};
+use crate::operations::address_limits::{self, Full};
+use crate::operations::tables::memberships;
+use crate::operations::tables::one_time_tokens::{self, Terms};
+use crate::postgres::advisory_lock::lock_addresses;
+use crate::postgres::clock::{Moment, fill_random, out_of_range};
+use crate::postgres::datum::Jsonb;
+use crate::postgres::error::{Error, SqlState};
+use crate::postgres::settings;
+use crate::postgres::spi::Spi;
+use domain::context::{Context, shown};
+use domain::email::Email;
+use domain::token::{NoToken, Token};
 
 /// How long a token lives, in seconds: at least 1, at most `magic_link.max_expires_in`.
 #[derive(Clone, Copy)]
@@ -61,12 +61,12 @@ pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Error> 
     let emails = std::slice::from_ref(email);
     lock_where_limited(emails);
     check_references(spi, &order.meaning)?;
-    if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
+    if let Some(full) = address_limits::make_room(spi, emails, order.meaning.interaction_event())? {
         return Err(too_many_active(&full));
     }
     let period = Period::new(order.lifetime);
     let token = period.draw()?;
-    let id = ledger::insert(spi, &token, email, &period.terms(order)?)?;
+    let id = one_time_tokens::insert(spi, &token, email, &period.terms(order)?)?;
     Ok(period.issued(id, token))
 }
 
@@ -74,7 +74,7 @@ pub fn create(spi: &Spi, email: &Email, order: &Order) -> Result<Issued, Error> 
 pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issued>, Error> {
     lock_where_limited(emails);
     check_references(spi, &order.meaning)?;
-    if let Some(full) = limits::make_room(spi, emails, order.meaning.interaction_event())? {
+    if let Some(full) = address_limits::make_room(spi, emails, order.meaning.interaction_event())? {
         return Err(at(full.place, too_many_active(&full)));
     }
     let period = Period::new(order.lifetime);
@@ -82,7 +82,7 @@ pub fn create_all(spi: &Spi, emails: &[Email], order: &Order) -> Result<Vec<Issu
         .iter()
         .map(|_| period.draw())
         .collect::<Result<_, _>>()?;
-    let ids = ledger::insert_all(spi, &tokens, emails, &period.terms(order)?)?;
+    let ids = one_time_tokens::insert_all(spi, &tokens, emails, &period.terms(order)?)?;
     Ok(ids
         .into_iter()
         .zip(tokens)
@@ -163,12 +163,12 @@ pub fn at(place: i64, report: Error) -> Error {
 /// 23503 where the context names an organization or a role that is not there.
 fn check_references(spi: &Spi, meaning: &Context) -> Result<(), Error> {
     for id in meaning.organization_ids() {
-        if !directory::organization_exists(spi, id)? {
+        if !memberships::organization_exists(spi, id)? {
             return Err(unknown("jitOrganizationIds", "organization", id));
         }
     }
     for id in meaning.organization_role_ids().values().flatten() {
-        if !directory::role_exists(spi, id)? {
+        if !memberships::role_exists(spi, id)? {
             return Err(unknown("organizationRoleIds", "organization role", id));
         }
     }

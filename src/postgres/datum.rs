@@ -9,8 +9,8 @@ use pgrx::{FromDatum, IntoDatum, pg_sys};
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::raise::{Error, SqlState, internal};
-use crate::system::Moment;
+use crate::postgres::clock::Moment;
+use crate::postgres::error::{Error, SqlState, internal};
 
 /// The memory that PostgreSQL gives a call: what is in it lives as long as a borrow of this.
 pub struct CallMemory(());

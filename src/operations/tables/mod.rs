@@ -1,0 +1,2 @@
+pub mod memberships;
+pub mod one_time_tokens;
