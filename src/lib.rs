@@ -6,12 +6,15 @@
 //! Dependencies run one way: functions → operations → tables → postgres. All may use `domain`, a crate of its own,
 //! which uses nothing of ours. `unsafe` is in `postgres` alone.
 
+#![deny(unsafe_code)]
+
 use std::ffi::CStr;
 
 use pgrx::pg_guard;
 
 mod functions;
 mod operations;
+#[allow(unsafe_code)]
 mod postgres;
 
 const VERSION: &CStr =
@@ -39,7 +42,7 @@ const VERSION: &CStr =
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     postgres::settings::define();
-    postgres::error::set_memory_aside();
+    postgres::ereport::set_memory_aside();
 }
 
 /// What `cargo pgrx test` asks of the crate's root.

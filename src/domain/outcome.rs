@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::refusal::Refusal;
+
 /// An outcome: `ok`, or the first reason that stands against it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -9,21 +11,9 @@ pub enum Outcome {
     Refused(Refusal),
 }
 
-/// Why a token is not redeemed, in the order in which the reasons count.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Refusal {
-    TokenNotFound,
-    EmailMismatch,
-    TokenConsumed,
-    TokenRevoked,
-    TokenExpired,
-    InteractionEventMismatch,
-    UserNotFound,
-}
-
-/// What the ledger knows of a token that somebody presents.
+/// The state of a token's row, compared with the token that somebody presents.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Facts {
+pub struct TokenState {
     pub hash_matches: bool,
     pub email_matches: bool,
     pub consumed: bool,
@@ -32,33 +22,35 @@ pub struct Facts {
     pub event_allowed: bool,
 }
 
-impl Facts {
-    /// Why a claimant is nobody's business of this token: it is another token, or for another address.
-    pub fn stranger(facts: Option<Self>) -> Option<Refusal> {
-        match facts {
-            Some(facts) if facts.hash_matches && facts.email_matches => None,
-            Some(facts) if facts.hash_matches => Some(Refusal::EmailMismatch),
+impl TokenState {
+    /// Why the token is not the presented one: it is another token, or for another address. None where it is.
+    #[must_use]
+    pub fn identity_mismatch(state: Option<Self>) -> Option<Refusal> {
+        match state {
+            Some(state) if state.hash_matches && state.email_matches => None,
+            Some(state) if state.hash_matches => Some(Refusal::EmailMismatch),
             _ => Some(Refusal::TokenNotFound),
         }
     }
 }
 
 impl Outcome {
-    /// The verdict on a token's row, if there is one.
+    /// The outcome for a token's row, if there is one.
     ///
-    /// `user_may_follow` is false where the user does not exist and may not be created.
-    pub fn judge(facts: Option<Facts>, user_may_follow: bool) -> Self {
-        let Some(facts) = facts else {
+    /// `has_user` is false where the user does not exist and may not be created.
+    #[must_use]
+    pub fn evaluate(state: Option<TokenState>, has_user: bool) -> Self {
+        let Some(state) = state else {
             return Self::Refused(Refusal::TokenNotFound);
         };
         let reasons = [
-            (!facts.hash_matches, Refusal::TokenNotFound),
-            (!facts.email_matches, Refusal::EmailMismatch),
-            (facts.consumed, Refusal::TokenConsumed),
-            (facts.revoked, Refusal::TokenRevoked),
-            (facts.expired, Refusal::TokenExpired),
-            (!facts.event_allowed, Refusal::InteractionEventMismatch),
-            (!user_may_follow, Refusal::UserNotFound),
+            (!state.hash_matches, Refusal::TokenNotFound),
+            (!state.email_matches, Refusal::EmailMismatch),
+            (state.consumed, Refusal::TokenConsumed),
+            (state.revoked, Refusal::TokenRevoked),
+            (state.expired, Refusal::TokenExpired),
+            (!state.event_allowed, Refusal::InteractionEventMismatch),
+            (!has_user, Refusal::UserNotFound),
         ];
         reasons
             .into_iter()
@@ -66,67 +58,19 @@ impl Outcome {
             .unwrap_or(Self::Ok)
     }
 
+    #[must_use]
+    pub fn refusal(self) -> Option<Refusal> {
+        match self {
+            Self::Ok => None,
+            Self::Refused(refusal) => Some(refusal),
+        }
+    }
+
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Refused(refusal) => refusal.as_str(),
-        }
-    }
-}
-
-impl Refusal {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::TokenNotFound => "token_not_found",
-            Self::EmailMismatch => "email_mismatch",
-            Self::TokenConsumed => "token_consumed",
-            Self::TokenRevoked => "token_revoked",
-            Self::TokenExpired => "token_expired",
-            Self::InteractionEventMismatch => "interaction_event_mismatch",
-            Self::UserNotFound => "user_not_found",
-        }
-    }
-
-    /// The SQLSTATE of a refusal that is raised as an error.
-    pub fn sqlstate(self) -> &'static str {
-        match self {
-            Self::TokenNotFound => "OT001",
-            Self::EmailMismatch => "OT002",
-            Self::TokenConsumed => "OT003",
-            Self::TokenRevoked => "OT004",
-            Self::TokenExpired => "OT005",
-            Self::InteractionEventMismatch => "OT006",
-            Self::UserNotFound => "OT007",
-        }
-    }
-
-    /// The primary message.
-    pub fn message(self) -> &'static str {
-        match self {
-            Self::TokenNotFound => "one-time token not found",
-            Self::EmailMismatch => "one-time token was issued for another address",
-            Self::TokenConsumed => "one-time token has already been consumed",
-            Self::TokenRevoked => "one-time token has been revoked",
-            Self::TokenExpired => "one-time token has expired",
-            Self::InteractionEventMismatch => "one-time token is for another interaction event",
-            Self::UserNotFound => "no user has the address of the one-time token",
-        }
-    }
-
-    /// What there is to do about it, if there is something.
-    pub fn hint(self) -> Option<&'static str> {
-        match self {
-            Self::TokenNotFound => Some("The link may have been cut off or altered on its way."),
-            Self::EmailMismatch => Some("Pass the address that the link carries."),
-            Self::TokenConsumed | Self::TokenRevoked | Self::TokenExpired => {
-                Some("Create a new token and mail a new link.")
-            }
-            Self::InteractionEventMismatch => {
-                Some("Name the interactionEvent that the token was created with.")
-            }
-            Self::UserNotFound => {
-                Some("The interaction events SignIn and ForgotPassword never create a user.")
-            }
         }
     }
 }
@@ -137,11 +81,32 @@ impl fmt::Display for Outcome {
     }
 }
 
+/// What a token's row says by itself, as the view `one_time_token_status` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenStatus {
+    Active,
+    Consumed,
+    Revoked,
+    Expired,
+}
+
+impl TokenStatus {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Consumed => "consumed",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GOOD: Facts = Facts {
+    const GOOD: TokenState = TokenState {
         hash_matches: true,
         email_matches: true,
         consumed: false,
@@ -152,13 +117,13 @@ mod tests {
 
     #[test]
     fn a_good_token_is_ok() {
-        assert_eq!(Outcome::judge(Some(GOOD), true), Outcome::Ok);
+        assert_eq!(Outcome::evaluate(Some(GOOD), true), Outcome::Ok);
     }
 
     #[test]
     fn no_row_is_not_found_whatever_the_user() {
-        for user_may_follow in [true, false] {
-            let outcome = Outcome::judge(None, user_may_follow);
+        for has_user in [true, false] {
+            let outcome = Outcome::evaluate(None, has_user);
             assert_eq!(outcome, Outcome::Refused(Refusal::TokenNotFound));
         }
     }
@@ -178,7 +143,7 @@ mod tests {
         ];
         for reasons in 0_u8..1 << order.len() {
             let holds = |n: usize| reasons & (1 << n) != 0;
-            let facts = Facts {
+            let state = TokenState {
                 hash_matches: !holds(0),
                 email_matches: !holds(1),
                 consumed: holds(2),
@@ -187,31 +152,8 @@ mod tests {
                 event_allowed: !holds(5),
             };
             let expected = (0..order.len()).find(|n| holds(*n)).map(|n| order[n]);
-            let outcome = Outcome::judge(Some(facts), !holds(6));
+            let outcome = Outcome::evaluate(Some(state), !holds(6));
             assert_eq!(outcome, expected.map_or(Outcome::Ok, Outcome::Refused));
-        }
-    }
-
-    #[test]
-    fn codes_are_those_of_the_contract() {
-        use Refusal::*;
-        let table = [
-            (TokenNotFound, "token_not_found", "OT001"),
-            (EmailMismatch, "email_mismatch", "OT002"),
-            (TokenConsumed, "token_consumed", "OT003"),
-            (TokenRevoked, "token_revoked", "OT004"),
-            (TokenExpired, "token_expired", "OT005"),
-            (
-                InteractionEventMismatch,
-                "interaction_event_mismatch",
-                "OT006",
-            ),
-            (UserNotFound, "user_not_found", "OT007"),
-        ];
-        for (refusal, name, code) in table {
-            assert_eq!((refusal.as_str(), refusal.sqlstate()), (name, code));
-            assert_eq!(Outcome::Refused(refusal).to_string(), name);
-            assert!(refusal.message().chars().all(|c| !c.is_uppercase()));
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct TokenHash([u8; 32]);
 
 /// Why no token could be drawn.
 #[derive(Debug, PartialEq, Eq)]
-pub enum NoToken<E> {
+pub enum DrawError<E> {
     ClockOutOfRange,
     Random(E),
 }
@@ -37,9 +37,9 @@ impl Token {
     pub fn draw<E>(
         millis: u64,
         mut fill: impl FnMut(&mut [u8]) -> Result<(), E>,
-    ) -> Result<Self, NoToken<E>> {
+    ) -> Result<Self, DrawError<E>> {
         if millis >= MILLIS_END {
-            return Err(NoToken::ClockOutOfRange);
+            return Err(DrawError::ClockOutOfRange);
         }
         let mut characters = [0; LENGTH];
         let (time, random) = characters.split_at_mut(TIME_LENGTH);
@@ -47,7 +47,7 @@ impl Token {
         let mut empty = random.iter_mut();
         let mut drawn = [0; DRAWN_BYTES];
         while empty.len() > 0 {
-            fill(&mut drawn).map_err(NoToken::Random)?;
+            fill(&mut drawn).map_err(DrawError::Random)?;
             let unbiased = drawn.iter().filter(|byte| **byte < UNBIASED_END);
             // `unbiased` comes first: `zip` would take a place before it found no byte for it.
             for (byte, place) in unbiased.zip(&mut empty) {
@@ -184,9 +184,9 @@ mod tests {
     #[test]
     fn without_randomness_or_time_there_is_no_token() {
         let token = Token::draw(0, |_| Err("no entropy"));
-        assert_eq!(token, Err(NoToken::Random("no entropy")));
+        assert_eq!(token, Err(DrawError::Random("no entropy")));
         let token = Token::draw(MILLIS_END, |_| Ok::<_, Infallible>(()));
-        assert_eq!(token, Err(NoToken::ClockOutOfRange));
+        assert_eq!(token, Err(DrawError::ClockOutOfRange));
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! What a row of the ledger has to be like: the rule behind the table's CHECK.
+//! What a row of `one_time_tokens` has to be like: the rule of the table's CHECK.
 
 /// How many bytes a SHA-256 has.
 const HASH_LENGTH: i32 = 32;
 
-/// What the rule looks at; None is NULL. What has no value here need only be there, or not.
+/// What the rule looks at; None is NULL, and of some columns it counts only whether they are NULL.
 ///
 /// A NULL where there may be none breaks no rule here: that is for the column's NOT NULL.
-pub struct Row<Moment> {
+pub struct TokenRow<Moment> {
     pub token_hash_length: Option<i32>,
     pub created_at: Option<Moment>,
     pub expires_at: Option<Moment>,
@@ -18,10 +18,10 @@ pub struct Row<Moment> {
     pub has_memberships: bool,
 }
 
-impl<Moment: Copy + PartialOrd> Row<Moment> {
-    pub fn is_sound(&self) -> bool {
-        self.hash_is_whole()
-            && self.lives()
+impl<Moment: Copy + PartialOrd> TokenRow<Moment> {
+    pub fn is_valid(&self) -> bool {
+        self.hash_has_its_length()
+            && self.expires_after_creation()
             && self.has_consumed_at == self.has_consumed_by
             && !(self.has_consumed_at && self.has_revoked_at)
             && self.failed_attempts.is_none_or(|attempts| attempts >= 0)
@@ -29,20 +29,20 @@ impl<Moment: Copy + PartialOrd> Row<Moment> {
             && (self.has_consumed_at || !self.has_memberships)
     }
 
-    fn hash_is_whole(&self) -> bool {
+    fn hash_has_its_length(&self) -> bool {
         self.token_hash_length
             .is_none_or(|length| length == HASH_LENGTH)
     }
 
-    fn lives(&self) -> bool {
-        let life = self.created_at.zip(self.expires_at);
-        life.is_none_or(|(created_at, expires_at)| expires_at > created_at)
+    fn expires_after_creation(&self) -> bool {
+        let times = self.created_at.zip(self.expires_at);
+        times.is_none_or(|(created_at, expires_at)| expires_at > created_at)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Row;
+    use super::TokenRow;
 
     const LENGTHS: [Option<i32>; 5] = [None, Some(0), Some(31), Some(32), Some(33)];
     const MOMENTS: [Option<i64>; 6] = [
@@ -75,7 +75,7 @@ mod tests {
         (0..32).map(|bits| std::array::from_fn(|n| bits & 1 << n != 0))
     }
 
-    fn row(history: [bool; 5]) -> Row<i64> {
+    fn row(history: [bool; 5]) -> TokenRow<i64> {
         let [
             has_consumed_at,
             has_consumed_by,
@@ -83,7 +83,7 @@ mod tests {
             has_user_created,
             has_memberships,
         ] = history;
-        Row {
+        TokenRow {
             token_hash_length: Some(32),
             created_at: Some(0),
             expires_at: Some(1),
@@ -99,8 +99,8 @@ mod tests {
     #[test]
     fn a_token_has_one_history() {
         for history in all_histories() {
-            let sound = HISTORIES.contains(&history);
-            assert_eq!(row(history).is_sound(), sound, "{history:?}");
+            let valid = HISTORIES.contains(&history);
+            assert_eq!(row(history).is_valid(), valid, "{history:?}");
         }
     }
 
@@ -110,20 +110,20 @@ mod tests {
             for token_hash_length in LENGTHS {
                 for (created_at, expires_at) in pairs(MOMENTS) {
                     for failed_attempts in ATTEMPTS {
-                        let row = Row {
+                        let row = TokenRow {
                             token_hash_length,
                             created_at,
                             expires_at,
                             failed_attempts,
                             ..row(history)
                         };
-                        let sound = HISTORIES.contains(&history)
+                        let valid = HISTORIES.contains(&history)
                             && matches!(token_hash_length, None | Some(32))
                             && (created_at.is_none()
                                 || expires_at.is_none()
                                 || created_at < expires_at)
                             && !matches!(failed_attempts, Some(i32::MIN | -1));
-                        assert_eq!(row.is_sound(), sound);
+                        assert_eq!(row.is_valid(), valid);
                     }
                 }
             }

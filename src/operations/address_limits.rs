@@ -1,61 +1,65 @@
-//! What one address may have: room for a new token is made by revoking the previous ones, or it is
-//! refused. The settings `magic_link.revoke_previous` and `magic_link.max_active_tokens` decide.
+//! What one address may have, by the settings `magic_link.revoke_previous` and `magic_link.max_active_tokens`.
 
-use crate::operations::revoke::{self, Events, Revoker};
-use crate::postgres::error::Error;
-use crate::postgres::settings;
-use crate::postgres::spi::{Parameters, Spi, statements};
 use domain::context::InteractionEvent;
 use domain::email::Email;
+use domain::refusal::TOO_MANY_ACTIVE_TOKENS;
 
-statements! {
-    // Of an address's newest active tokens, as many as it may have, the one that ends first: its end
-    // makes room again, if there is one. now(), which an index can use, is never later than the clock.
-    FIRST_FULL(TEXTARRAYOID, INT4OID) = c"
-        SELECT a.place, CASE WHEN pg_catalog.isfinite(l.expires_at)
-                             THEN pg_catalog.ceil(EXTRACT(epoch FROM l.expires_at - pg_catalog.clock_timestamp()))::pg_catalog.int8 END
-          FROM unnest($1) WITH ORDINALITY AS a (email, place)
-         CROSS JOIN LATERAL (
-               SELECT t.expires_at FROM magic_link.one_time_tokens AS t
-                WHERE t.email = a.email AND t.consumed_at IS NULL AND t.revoked_at IS NULL
-                  AND t.expires_at > pg_catalog.now() AND t.expires_at > pg_catalog.clock_timestamp()
-                ORDER BY t.expires_at DESC OFFSET $2 - 1 LIMIT 1) AS l
-         ORDER BY a.place LIMIT 1";
+use super::revoke::{Events, Revoker, revoke_all};
+use super::tables::address_lock::lock_addresses;
+use super::tables::one_time_tokens::{FullAddress, first_full_address};
+use crate::postgres::error::Error;
+use crate::postgres::settings;
+use crate::postgres::spi::SpiConnection;
+
+/// Locks the addresses if a limit is set. To be called before anything is looked up: whoever creates tokens for one of them
+/// waits until this transaction ends.
+pub fn lock_where_limited(emails: &[Email]) {
+    if settings::limit_addresses() {
+        lock_addresses(emails);
+    }
 }
 
-/// An address has as many active tokens as it may have.
-pub struct Full {
-    /// The place of the address among those asked for, from 1.
-    pub place: i64,
-    pub limit: i32,
-    /// For how long; None where the tokens never expire.
-    pub seconds: Option<i64>,
-}
-
-/// Makes room for one more token of each address, all of which are locked.
-pub fn make_room(
-    spi: &Spi,
+/// Revokes the previous tokens of the addresses, all of which are locked, or answers the first address that may have no
+/// further token.
+pub fn address_at_limit(
+    spi: &SpiConnection,
     emails: &[Email],
     event: Option<&InteractionEvent>,
-) -> Result<Option<Full>, Error> {
+) -> Result<Option<AddressAtLimit>, Error> {
     if settings::revoke_previous() {
-        revoke::revoke_all(spi, emails, Events::Only(event), Revoker::RevokePrevious)?;
+        revoke_all(spi, emails, Events::Only(event), Revoker::RevokePrevious)?;
     }
-    match settings::max_active_tokens() {
-        Some(limit) => first_full(spi, emails, limit),
-        None => Ok(None),
+    let Some(limit) = settings::max_active_tokens() else {
+        return Ok(None);
+    };
+    let full = first_full_address(spi, emails, limit)?;
+    Ok(full.map(|full| AddressAtLimit { full, limit }))
+}
+
+/// An address that may have no further token.
+pub struct AddressAtLimit {
+    full: FullAddress,
+    limit: i32,
+}
+
+impl AddressAtLimit {
+    /// Its place among the addresses, from 1.
+    pub fn place(&self) -> i64 {
+        self.full.place
     }
 }
 
-fn first_full(spi: &Spi, emails: &[Email], limit: i32) -> Result<Option<Full>, Error> {
-    let addresses = Parameters::of(revoke::texts(emails)).and(limit);
-    let Some(row) = spi.latest_row(&FIRST_FULL, addresses)? else {
-        return Ok(None);
-    };
-    Ok(Some(Full {
-        place: row.required(1)?,
-        limit,
-        // The clock went on since the row was found.
-        seconds: row.get::<i64>(2)?.map(|seconds| seconds.max(1)),
-    }))
+/// OT008.
+impl From<&AddressAtLimit> for Error {
+    fn from(address: &AddressAtLimit) -> Self {
+        let limit = address.limit;
+        let hint = match address.full.seconds {
+            None => "They never expire: revoke them.".to_owned(),
+            Some(1) => "Try again in 1 second.".to_owned(),
+            Some(seconds) => format!("Try again in {seconds} seconds."),
+        };
+        Error::from(TOO_MANY_ACTIVE_TOKENS)
+            .detail(format!("magic_link.max_active_tokens allows {limit}."))
+            .hint(hint)
+    }
 }

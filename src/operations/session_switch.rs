@@ -1,23 +1,16 @@
 //! What to do when a link is opened in a browser that is signed in already. The view
 //! `session_switch` decides; here it is asked about the one token that somebody presents.
 
-use crate::operations::tables::one_time_tokens::{self, Claim};
-use crate::postgres::datum::pg_uuid;
+use domain::email::Email;
+use domain::outcome::TokenState;
+use domain::presented_token::PresentedToken;
+use domain::refusal::Refusal;
+
+use super::tables::one_time_tokens;
+use super::tables::session_switch::{Decision, decision};
 use crate::postgres::error::Error;
 use crate::postgres::settings;
-use crate::postgres::spi::{Parameters, Spi, statements};
-use domain::email::Email;
-use domain::outcome::{Facts, Refusal};
-
-statements! {
-    DECISION(UUIDOID) = c"
-        SELECT s.decision, s.reason FROM magic_link.session_switch AS s WHERE s.token_id = $1";
-}
-
-pub struct Decision {
-    pub decision: String,
-    pub reason: Option<String>,
-}
+use crate::postgres::spi::SpiConnection;
 
 impl From<Refusal> for Decision {
     fn from(refusal: Refusal) -> Self {
@@ -30,24 +23,17 @@ impl From<Refusal> for Decision {
 
 /// `session_email` and `prompt` stand in place of the settings; None leaves the prompt that is set.
 pub fn decide(
-    spi: &Spi,
-    claim: &Claim,
+    spi: &SpiConnection,
+    presented: &PresentedToken,
     session_email: &str,
     prompt: Option<&str>,
 ) -> Result<Decision, Error> {
-    if let Some(refusal) = Facts::stranger(one_time_tokens::facts(spi, claim)?) {
+    let state = one_time_tokens::state(spi, presented)?;
+    if let Some(refusal) = TokenState::identity_mismatch(state) {
         return Ok(refusal.into());
     }
-    let row = settings::with_session(session_email, prompt, || {
-        spi.row(&DECISION, Parameters::of(pg_uuid(claim.id)))
-    })?;
-    let Some(row) = row else {
-        return Ok(Refusal::TokenNotFound.into());
-    };
-    Ok(Decision {
-        decision: row.required(1)?,
-        reason: row.get(2)?,
-    })
+    let decision = decision(spi, presented.id, session_email, prompt)?;
+    Ok(decision.unwrap_or_else(|| Refusal::TokenNotFound.into()))
 }
 
 /// The session account: the argument, or the setting where that is NULL; empty for nobody. The view

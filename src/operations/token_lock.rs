@@ -1,13 +1,13 @@
 //! The lock of a token's row, and before it, where a limit asks for it, that of its address: in another
-//! order two transactions that each do several things could meet crosswise (40P01).
+//! order two transactions that each do several things could deadlock (40P01).
 
 use uuid::Uuid;
 
-use crate::operations::tables::one_time_tokens::{self, LockedToken, TokenView};
-use crate::postgres::advisory_lock::lock_addresses;
+use super::tables::address_lock::lock_address;
+use super::tables::one_time_tokens::{LockedToken, TokenView, find};
 use crate::postgres::error::Error;
 use crate::postgres::settings;
-use crate::postgres::spi::Spi;
+use crate::postgres::spi::SpiConnection;
 
 /// What became of a token that was to be locked.
 pub enum TokenLock<'s, R> {
@@ -16,16 +16,16 @@ pub enum TokenLock<'s, R> {
     NotFound,
 }
 
-/// Locks the token's row unless `refuse` has something against it, at the first look or behind the lock.
+/// Locks the token's row unless `refuse` has a reason against it, at the first look or behind the lock.
 /// What is refused at the first look stays unlocked, and costs a tenth of an UPDATE that finds nothing.
 pub fn lock_token<'s, R>(
-    spi: &'s Spi,
+    spi: &'s SpiConnection,
     id: Uuid,
     refuse: impl Fn(TokenView) -> Result<Option<R>, Error>,
 ) -> Result<TokenLock<'s, R>, Error> {
     let mut has_to_lock_address = settings::limit_addresses();
     // Somebody has to commit a change of the row for each further turn.
-    while let Some(found) = one_time_tokens::find(spi, id)? {
+    while let Some(found) = find(spi, id)? {
         if let Some(reason) = refuse(found.view())? {
             found.close();
             return Ok(TokenLock::Refused(reason));
@@ -33,7 +33,7 @@ pub fn lock_token<'s, R>(
         if has_to_lock_address {
             let email = found.view().email()?;
             found.close();
-            lock_addresses([email]);
+            lock_address(email);
             has_to_lock_address = false;
             continue;
         }

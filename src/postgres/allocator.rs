@@ -6,8 +6,8 @@ use std::ffi::{c_char, c_int};
 
 use pgrx::PgLogLevel;
 
-use crate::postgres::error::SqlState;
-use crate::postgres::memory_reserve;
+use super::error::SqlState;
+use super::memory_reserve;
 
 #[global_allocator]
 static ALLOCATOR: SessionAllocator = SessionAllocator;

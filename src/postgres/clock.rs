@@ -1,12 +1,10 @@
-//! What comes from the operating system: the time, and randomness.
+//! The clock.
 
-use pgrx::datum::TimestampWithTimeZone as Timestamp;
+use pgrx::datum::{Interval, TimestampWithTimeZone as Timestamp};
+use pgrx::fcinfo::direct_function_call;
 use pgrx::{FromDatum, IntoDatum, pg_sys};
-use rand::TryRng;
-use rand::rngs::SysRng;
-use uuid::{Builder, Uuid};
 
-use crate::postgres::error::{Error, SqlState};
+use super::error::{Error, SqlState};
 
 /// PostgreSQL counts from 2000-01-01, everybody else from 1970-01-01: 10,957 days apart.
 const EPOCHS_APART_MICROS: i64 = 10_957 * 86_400 * 1_000_000;
@@ -30,6 +28,18 @@ impl Moment {
         Self {
             micros: self.micros.saturating_add(i64::from(seconds) * 1_000_000),
         }
+    }
+
+    /// As `timestamptz - interval`, in the session's time zone; 22008 where that leads out of the calendar.
+    pub fn minus(self, interval: Interval) -> Result<Self, Error> {
+        // SAFETY: timestamptz_mi_interval takes a timestamptz and an interval, and answers a timestamptz.
+        unsafe {
+            direct_function_call(
+                pg_sys::timestamptz_mi_interval,
+                &[self.into_datum(), interval.into_datum()],
+            )
+        }
+        .ok_or_else(|| Error::internal("timestamptz_mi_interval"))
     }
 
     /// Milliseconds since the Unix epoch; 0 for anything before it.
@@ -77,19 +87,4 @@ impl IntoDatum for Moment {
 /// 22008: the clock shows a time that PostgreSQL or a token cannot hold.
 pub fn out_of_range() -> Error {
     Error::new(SqlState::DATETIME_FIELD_OVERFLOW, "timestamp out of range")
-}
-
-/// Fills `bytes` with randomness from the operating system, which no fork can copy.
-pub fn fill_random(bytes: &mut [u8]) -> Result<(), Error> {
-    SysRng.try_fill_bytes(bytes).map_err(|error| {
-        Error::new(SqlState::IO_ERROR, "could not generate random values").detail(error)
-    })
-}
-
-/// A new UUIDv7.
-pub fn new_uuid() -> Result<Uuid, Error> {
-    let mut random = [0; 10];
-    fill_random(&mut random)?;
-    let millis = Moment::now().unix_millis();
-    Ok(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
 }

@@ -18,10 +18,7 @@ static REGISTERED: AtomicBool = AtomicBool::new(false);
 static WATCHED: [AtomicU64; 16] = [const { AtomicU64::new(0) }; 16];
 
 /// What was found under one generation is to be looked up again under another.
-///
-/// # Safety
-/// To be called inside `catch`.
-pub unsafe fn generation() -> u64 {
+pub fn generation() -> u64 {
     if !REGISTERED.load(Relaxed) {
         // SAFETY: functions that stay as long as the library, which is never unloaded; registered once.
         unsafe {

@@ -43,7 +43,7 @@ pub fn uses_transaction_snapshot() -> bool {
 
 /// The strengths of row locks that we take, by PostgreSQL's names.
 #[derive(Clone, Copy)]
-pub enum Strength {
+pub enum RowLock {
     /// As a foreign key does that points to the row: it is neither deleted nor given another key.
     KeyShare,
     /// As an UPDATE does that leaves the keys alone.
@@ -72,10 +72,10 @@ pub struct Values {
     pub nulls: *const bool,
 }
 
-/// An open scan. It holds nothing that Rust would have to drop: after an error PostgreSQL itself lets
-/// go of relations, snapshots and pages at the end of the transaction.
+/// An open scan. After an error PostgreSQL itself releases relations, snapshots and pages, at the end of the
+/// transaction.
 ///
-/// Its methods may be called inside `catch` alone, in this order: `begin`, the others, `end`.
+/// Its methods are to be called in this order: `lock_index`, `take_snapshot`, `begin`, the others, `end`.
 #[derive(Clone, Copy)]
 pub struct Scan {
     relation: pg_sys::Relation,
@@ -90,14 +90,14 @@ impl Scan {
     /// Locks an index of an open table, until the scan ends.
     ///
     /// # Safety
-    /// To be called inside `catch`, before `take_snapshot`.
+    /// To be called before `take_snapshot`.
     pub unsafe fn lock_index(index: pg_sys::Oid) {
         // SAFETY: as the caller promises.
         unsafe { pg_sys::LockRelationOid(index, INDEX_MODE) }
     }
 
     /// # Safety
-    /// To be called inside `catch`, with what `lock_index` locked.
+    /// `index` is what `lock_index` locked.
     pub unsafe fn unlock_index(index: pg_sys::Oid) {
         // SAFETY: as the caller promises.
         unsafe { pg_sys::UnlockRelationOid(index, INDEX_MODE) }
@@ -107,8 +107,8 @@ impl Scan {
     /// what the last one did. It stays PostgreSQL's active snapshot until `end`.
     ///
     /// # Safety
-    /// To be called inside `catch`, once the table and its index are locked: an older snapshot could miss
-    /// what was committed while they were waited for.
+    /// To be called once the table and its index are locked: an older snapshot could miss what was committed
+    /// while they were waited for.
     pub unsafe fn take_snapshot(mode: SnapshotMode) {
         // SAFETY: as the caller promises.
         unsafe {
@@ -123,7 +123,7 @@ impl Scan {
     /// Scans `relation` by `index`, or all of it where that is 0.
     ///
     /// # Safety
-    /// To be called inside `catch`, after `take_snapshot`, with an open and locked table, a locked index of it
+    /// To be called after `take_snapshot`, with an open and locked table, a locked index of it
     /// that has these columns first and in this order, and values of their types.
     pub unsafe fn begin(
         relation: pg_sys::Relation,
@@ -172,10 +172,10 @@ impl Scan {
 
     /// Locks the row that the scan is at, and waits for whoever has it locked. `TM_Result` says how it
     /// went, as ExecLockRows reads it.
-    pub unsafe fn lock(self, strength: Strength) -> LockOutcome {
-        let mode = match strength {
-            Strength::KeyShare => pg_sys::LockTupleMode::LockTupleKeyShare,
-            Strength::NoKeyUpdate => pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
+    pub unsafe fn lock(self, lock: RowLock) -> LockOutcome {
+        let mode = match lock {
+            RowLock::KeyShare => pg_sys::LockTupleMode::LockTupleKeyShare,
+            RowLock::NoKeyUpdate => pg_sys::LockTupleMode::LockTupleNoKeyExclusive,
         };
         let one_snapshot = uses_transaction_snapshot();
         let last_version = if one_snapshot {

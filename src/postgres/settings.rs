@@ -1,17 +1,15 @@
-//! The settings, and how a call overrides some of them for its own length.
+//! The extension's settings (GUCs): their definitions, and their values in this session.
 
-use std::ffi::{CStr, CString, c_int};
-use std::sync::OnceLock;
+use std::ffi::{CStr, CString};
 
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PgLogLevel, pg_sys};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
-use crate::postgres::error::{Error, SqlState};
-use crate::postgres::server_version;
+use super::startup_settings;
 
 /// As PostgreSQL shows it, 7 days.
 const DEFAULT_MAX_EXPIRES_IN: i32 = 604_800;
-const SESSION_EMAIL: &CStr = c"magic_link.session_email";
-const PROMPT: &CStr = c"magic_link.prompt";
+pub(super) const SESSION_EMAIL: &CStr = c"magic_link.session_email";
+pub(super) const PROMPT: &CStr = c"magic_link.prompt";
 
 static MAX_EXPIRES_IN: GucSetting<i32> = GucSetting::<i32>::new(DEFAULT_MAX_EXPIRES_IN);
 static REVOKE_PREVIOUS: GucSetting<bool> = GucSetting::<bool>::new(false);
@@ -32,16 +30,9 @@ const GUARDED: [&CStr; 5] = [
     c"magic_link.replay_window",
 ];
 
-/// The guarded setting that the client asked for as it connected and was not given, if there is one.
-static WITHHELD: OnceLock<&CStr> = OnceLock::new();
-
 /// Defines the settings; called when the library is loaded.
 pub fn define() {
-    let asked = GUARDED.into_iter().filter(is_by_client).collect::<Vec<_>>();
-    define_guarded_settings();
-    if let Some(name) = asked.into_iter().find(|name| !is_by_client(name)) {
-        WITHHELD.get_or_init(|| name);
-    }
+    startup_settings::watch_definition(&GUARDED, define_guarded_settings);
     GucRegistry::define_string_guc(
         SESSION_EMAIL,
         c"Sets the e-mail address that the browser is signed in as.",
@@ -60,40 +51,6 @@ pub fn define() {
     );
     // SAFETY: a static name, in _PG_init.
     unsafe { pg_sys::MarkGUCPrefixReserved(c"magic_link".as_ptr()) };
-}
-
-/// 42501 where the client asked, as it connected, for what it may not set, or what is no value.
-///
-/// Until the library is loaded PostgreSQL takes any value for its settings, and what a client asks for
-/// in place of what the server's files, the database and the role say. When the library comes it
-/// withholds the value, but what the others said is lost. So whoever tries that is served nothing.
-pub fn check_client() -> Result<(), Error> {
-    let Some(name) = WITHHELD.get() else {
-        return Ok(());
-    };
-    let message = format!(
-        "the value that the connection asked for \"{}\" was refused",
-        name.to_string_lossy()
-    );
-    Err(Error::new(SqlState::INSUFFICIENT_PRIVILEGE, message).hint(
-        "Connect without asking for it, or with a value that is valid and that the role may set.",
-    ))
-}
-
-/// Whether a setting, which need not be defined yet, is as the client asked for when it connected.
-fn is_by_client(name: &&CStr) -> bool {
-    let (variables, count) = server_version::settings();
-    // SAFETY: as many pointers to settings of the server as it says, each with a zero-terminated name;
-    // nothing defines another one while we look. A backend has one thread.
-    unsafe {
-        std::slice::from_raw_parts(variables, count as usize)
-            .iter()
-            .map(|variable| &**variable)
-            .filter(|variable| variable.reset_source == pg_sys::GucSource::PGC_S_CLIENT)
-            .map(|variable| CStr::from_ptr(variable.name).to_bytes())
-            // As PostgreSQL compares them: a client may write them in any case.
-            .any(|asked| asked.eq_ignore_ascii_case(name.to_bytes()))
-    }
 }
 
 fn define_guarded_settings() {
@@ -191,97 +148,12 @@ pub fn read_session_email<T>(body: impl FnOnce(&str) -> T) -> T {
     body(str::from_utf8(setting.unwrap_or_default()).unwrap_or("\u{FFFD}"))
 }
 
-/// Runs `body` with a session account and a prompt of its own; None leaves the prompt that is set.
-pub fn with_session<T>(session_email: &str, prompt: Option<&str>, body: impl FnOnce() -> T) -> T {
-    let prompt = prompt.map(|prompt| (PROMPT, prompt));
-    let session = [(SESSION_EMAIL, session_email)].into_iter().chain(prompt);
-    with(session, body)
-}
-
-/// Runs `body`, which plans statements and runs none, so that their rows are found by an index. What is run may fire a
-/// trigger of the application's, whose own statements are to be planned as its settings say.
-pub fn with_index_plans_only<T>(body: impl FnOnce() -> T) -> T {
-    let settings = [
-        (c"enable_seqscan", "off"),
-        (c"enable_bitmapscan", "off"),
-        (c"enable_indexscan", "on"),
-    ];
-    with(settings, body)
-}
-
-/// Runs `body` without the custom plans that the session may ask for. A custom plan has the parameters in
-/// it, and so a token's hash in the log of who has plans logged; and each call would make one. A session
-/// that does not ask for them keeps its setting, and whatever a trigger makes of it.
-pub fn without_custom_plans<T>(body: impl FnOnce() -> T) -> T {
-    const CUSTOM: c_int = pg_sys::PlanCacheMode::PLAN_CACHE_MODE_FORCE_CUSTOM_PLAN as c_int;
-    // SAFETY: the variable behind the setting; a backend has one thread.
-    if unsafe { pg_sys::plan_cache_mode } != CUSTOM {
-        return body();
-    }
-    with([(c"plan_cache_mode", "auto")], body)
-}
-
-/// Runs `body` with settings of its own.
-fn with<'s, T>(
-    settings: impl IntoIterator<Item = (&'s CStr, &'s str)>,
-    body: impl FnOnce() -> T,
-) -> T {
-    // SAFETY: the level is closed below, or, after an error of PostgreSQL's, by the end of the transaction.
-    let level = unsafe { pg_sys::NewGUCNestLevel() };
-    for (name, value) in settings {
-        set_for_level(name, value);
-    }
-    let answer = body();
-    // SAFETY: the level that was opened above; its settings go back to what they were.
-    unsafe { pg_sys::AtEOXact_GUC(true, level) };
-    answer
-}
-
-fn set_for_level(name: &CStr, value: &str) {
-    // SAFETY: a setting that any role may set; the strings are zero-terminated and copied. The value, which
-    // may be a caller's, is in PostgreSQL's memory: Rust's would end the session where it is too large.
-    unsafe {
-        let value = pg_sys::pnstrdup(value.as_ptr().cast(), value.len());
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value,
-            pg_sys::GucContext::PGC_USERSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            PgLogLevel::ERROR as c_int,
-            false,
-        );
-    }
-}
-
 #[cfg(any(test, feature = "pg_test"))]
 #[pgrx::pg_schema]
 mod tests {
     use pgrx::prelude::*;
 
-    use super::*;
-
-    fn session() -> (String, String) {
-        let text =
-            |setting: &GucSetting<Option<CString>>| setting.get().unwrap().into_string().unwrap();
-        (text(&SESSION_EMAIL_VALUE), text(&PROMPT_VALUE))
-    }
-
-    fn pair(session_email: &str, prompt: &str) -> (String, String) {
-        (session_email.to_owned(), prompt.to_owned())
-    }
-
-    #[pg_test]
-    fn a_call_overrides_the_session_for_its_length_alone() {
-        Spi::run("SELECT set_config('magic_link.session_email', 'ada@example.com', true)").unwrap();
-        let inside = with_session("eve@example.com", Some("login"), session);
-        assert_eq!(inside, pair("eve@example.com", "login"));
-        assert_eq!(session(), pair("ada@example.com", ""));
-        let inside = with_session("", None, session);
-        assert_eq!(inside, pair("", ""));
-        assert_eq!(session(), pair("ada@example.com", ""));
-    }
+    use super::max_expires_in;
 
     #[pg_test]
     fn the_longest_life_is_a_week() {

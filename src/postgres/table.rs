@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use pgrx::pg_sys;
 
-use crate::postgres::datum::Column;
-use crate::postgres::error::{Error, SqlState};
-use crate::postgres::invalidation::{generation, watch};
+use super::datum::Column;
+use super::error::{Error, SqlState};
+use super::invalidation::{generation, watch};
 
 /// A table and the first of its columns: those that we read.
 pub struct Table {
@@ -54,6 +54,22 @@ impl Table {
                 self.compared_in.store(generation, Relaxed);
             }
             Ok(relation)
+        }
+    }
+
+    /// Whether triggers or rules of the application's take part when the table is written; those that
+    /// PostgreSQL has for foreign keys do not count. None can be made until the end of the transaction.
+    pub fn has_triggers(&self) -> Result<bool, Error> {
+        // SAFETY: an open table's triggers and rules are in memory, null where it has none.
+        unsafe {
+            let relation = self.open(pg_sys::RowExclusiveLock)?;
+            let triggers = (*relation).trigdesc;
+            let has_triggers = !(*relation).rd_rules.is_null()
+                || !triggers.is_null()
+                    && (0..(*triggers).numtriggers as usize)
+                        .any(|n| !(*(*triggers).triggers.add(n)).tgisinternal);
+            Self::close(relation);
+            Ok(has_triggers)
         }
     }
 
@@ -110,7 +126,7 @@ impl Table {
     /// their order: they are read by their numbers.
     ///
     /// # Safety
-    /// To be called inside `catch`, with an open relation.
+    /// `relation` is open.
     unsafe fn is_like(&self, relation: pg_sys::Relation) -> bool {
         // SAFETY: an open relation has a row in pg_class and a descriptor.
         unsafe {
@@ -126,7 +142,7 @@ impl Table {
     /// Closes it; the lock stays.
     ///
     /// # Safety
-    /// To be called inside `catch`, with what `open` opened.
+    /// `relation` is what `open` opened.
     pub unsafe fn close(relation: pg_sys::Relation) {
         // SAFETY: as the caller promises.
         unsafe { pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
@@ -153,5 +169,94 @@ impl Table {
             format!("an index of magic_link.{name} leads to a row that has not the index's key");
         Error::new(SqlState::INDEX_CORRUPTED, message)
             .hint("Run REINDEX TABLE on it, after bt_index_check() of the extension amcheck has said what is wrong.")
+    }
+}
+
+#[cfg(any(test, feature = "pg_test"))]
+#[pgrx::pg_schema]
+mod tests {
+    use pgrx::pg_sys::{TEXTOID, UUIDOID};
+    use pgrx::prelude::*;
+
+    use super::Table;
+    use crate::postgres::datum::CallMemory;
+    use crate::postgres::error::{Error, SqlState};
+    use crate::postgres::heap_row::Key;
+    use crate::postgres::index_lookup::IndexLookup;
+    use crate::postgres::scan::RowLock;
+    use crate::postgres::spi::SpiConnection;
+
+    static ROLES: Table = Table::new(
+        c"organization_jit_roles",
+        &[
+            (c"organization_id", TEXTOID),
+            (c"organization_role_id", TEXTOID),
+        ],
+    );
+    static ROLES_OF: IndexLookup = IndexLookup::of_many(&ROLES, &[1]);
+
+    fn spi() -> SpiConnection<'static> {
+        SpiConnection::connect(CallMemory::of_test()).unwrap()
+    }
+
+    fn is_refused(failure: Option<Error>, sqlstate: SqlState) -> bool {
+        failure.is_some_and(|error| error.sqlstate == sqlstate)
+    }
+
+    #[pg_test]
+    fn a_table_with_other_columns_is_refused() {
+        static OTHER_TYPE: Table = Table::new(
+            c"organization_jit_roles",
+            &[
+                (c"organization_id", TEXTOID),
+                (c"organization_role_id", UUIDOID),
+            ],
+        );
+        static OTHER_NAME: Table = Table::new(c"organization_jit_roles", &[(c"id", TEXTOID)]);
+        static MISSING: Table = Table::new(c"nothing", &[(c"id", TEXTOID)]);
+        static BY_TYPE: IndexLookup = IndexLookup::of_many(&OTHER_TYPE, &[1]);
+        static BY_NAME: IndexLookup = IndexLookup::of_many(&OTHER_NAME, &[1]);
+        static NOTHING: IndexLookup = IndexLookup::of_many(&MISSING, &[1]);
+        let wrong = SqlState::WRONG_OBJECT_TYPE;
+        for (table, lookup, sqlstate) in [
+            (&OTHER_TYPE, &BY_TYPE, wrong),
+            (&OTHER_NAME, &BY_NAME, wrong),
+            (&MISSING, &NOTHING, SqlState::UNDEFINED_TABLE),
+        ] {
+            let key = [Key::Text("acme")];
+            assert!(is_refused(lookup.rows(&spi(), &key).err(), sqlstate));
+            let locked = lookup.lock(&spi(), &key, RowLock::KeyShare).err();
+            assert!(is_refused(locked, sqlstate));
+            assert!(is_refused(table.has_triggers().err(), sqlstate));
+        }
+    }
+
+    #[pg_test]
+    fn a_view_in_the_tables_place_is_refused() {
+        Spi::run(
+            "ALTER TABLE magic_link.organization_jit_roles RENAME TO another;
+             CREATE VIEW magic_link.organization_jit_roles AS TABLE magic_link.another",
+        )
+        .unwrap();
+        let failure = ROLES_OF.rows(&spi(), &[Key::Text("acme")]).err();
+        assert!(is_refused(failure, SqlState::WRONG_OBJECT_TYPE));
+    }
+
+    #[pg_test]
+    fn triggers_and_rules_are_noticed_and_foreign_keys_are_not() {
+        let noticed = || ROLES.has_triggers().unwrap();
+        assert!(!noticed());
+        Spi::run(
+            "CREATE RULE twice AS ON INSERT TO magic_link.organization_jit_roles DO ALSO NOTIFY roles",
+        )
+        .unwrap();
+        assert!(noticed());
+        Spi::run(
+            "DROP RULE twice ON magic_link.organization_jit_roles;
+             CREATE FUNCTION pg_temp.pass() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+             CREATE TRIGGER pass BEFORE INSERT ON magic_link.organization_jit_roles FOR EACH ROW EXECUTE FUNCTION pg_temp.pass()",
+        )
+        .unwrap();
+        assert!(noticed());
     }
 }
