@@ -3,7 +3,7 @@
 # PG_CONFIG=/path/to/pg_config chooses the server, PG=17 a version, which is unpacked from a newer Debian where this one lacks
 # it; without them the newest one installed with its headers (15 to 18) is taken, and where there is none, Debian's is installed.
 
-export PG_CONFIG PG
+export PG_CONFIG PG APT
 
 .PHONY: help demo psql test test-all torture bench regress isolation lint fmt install clean
 
@@ -36,7 +36,7 @@ psql:
 	@tools/psql
 
 test:
-	@tools/test $(STAGES)
+	@tools/test $(if $(TEST),--only $(TEST)) $(STAGES)
 
 test-all:
 	@tools/test-all

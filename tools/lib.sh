@@ -15,6 +15,53 @@ step_count=0 step_now=0
 steps() { step_count=$1 step_now=0; }
 step() { step_now=$((step_now + 1)); printf '[%d/%d] %s\n' "$step_now" "$step_count" "$*"; }
 
+# What tools print goes to a log, one for each command of ours, and is shown only where something fails.
+open_log() {
+  [ -z "${MAGIC_LINK_LOG:-}" ] || return 0
+  mkdir -p "$root/.tools/log"
+  MAGIC_LINK_LOG=$root/.tools/log/${0##*/}.log
+  : >"$MAGIC_LINK_LOG"
+  export MAGIC_LINK_LOG
+}
+
+# quietly WHAT COMMAND…: runs it with its output in the log. On a terminal a line shows how far it is; what took more than five
+# seconds leaves its time behind.
+quietly() {
+  local what=$1 status=0 began=$SECONDS progress='' from
+  shift
+  from=$(wc -c <"$MAGIC_LINK_LOG")
+  printf '== %s\n' "$*" >>"$MAGIC_LINK_LOG"
+  if [ -t 1 ]; then
+    show_progress "$what" &
+    progress=$!
+  fi
+  "$@" </dev/null >>"$MAGIC_LINK_LOG" 2>&1 || status=$?
+  if [ -n "$progress" ]; then
+    { kill "$progress" && wait "$progress"; } 2>/dev/null || true
+    printf '\r\033[K'
+  fi
+  if [ "$status" != 0 ]; then
+    log_since "$from" | tail -n 60 >&2
+    printf '      failed: %s. All that was printed is in %s\n' "$what" "${MAGIC_LINK_LOG#"$root/"}" >&2
+  elif [ $((SECONDS - began)) -gt 5 ]; then
+    say "      $what: $((SECONDS - began)) s"
+  fi
+  return "$status"
+}
+
+# The log from so many bytes on; what cargo wrote over itself stands line by line.
+log_since() { tail -c "+$(($1 + 1))" "$MAGIC_LINK_LOG" | tr '\r' '\n'; }
+
+show_progress() {
+  local what=$1 began=$SECONDS turn=0 signs='-\|/'
+  while :; do
+    sleep 0.2
+    turn=$((turn + 1))
+    [ $((SECONDS - began)) -gt 1 ] || continue
+    printf '\r\033[K      %s: %d s %s' "$what" $((SECONDS - began)) "${signs:turn % 4:1}"
+  done
+}
+
 # The versions are written down once, in Cargo.toml.
 pinned_pgrx() { sed -n 's/^pgrx = "=\(.*\)"$/\1/p' "$root/Cargo.toml"; }
 own_version() { sed -n 's/^version = "\(.*\)"$/\1/p' "$root/Cargo.toml"; }
