@@ -1,9 +1,9 @@
 //! A dump restored on an empty server is the same database: its data, its objects, who may do what, and what a link that was
 //! mailed before leads to.
 
+use magic_link_harness::documentation::block;
 use magic_link_harness::{APPLICATION_SCHEMA, Application, Catalogue, Cluster, Database};
 
-const README: &str = include_str!("../README.md");
 const SCHEMAS: &[&str] = &["magic_link", APPLICATION_SCHEMA];
 
 /// A row for each table that the first release had not.
@@ -162,18 +162,24 @@ fn a_dump_restored_by_several_jobs_is_the_same_database() {
     assert_restored(&db, &application, &server);
 }
 
-/// Runs what stands in the README between backticks and calls pg_restore, in that order. The database is there, and so has not
-/// what ALTER DATABASE set: that is for --create.
+/// Runs the commands that the page gives for a parallel restore. The database is there, and so has not what ALTER DATABASE
+/// set: that is for --create.
 #[track_caller]
-fn restore_as_the_readme_says(db: &Database, dump: &str, server: &Cluster) {
+fn restore_as_the_page_says(db: &Database, dump: &str, server: &Cluster) {
     let name = db.name();
     run(server, &format!("createdb --template=template0 {name}"));
-    let spans = README.split('`').skip(1).step_by(2);
-    let commands: Vec<_> = spans.filter(|span| span.contains("pg_restore -")).collect();
-    assert!(!commands.is_empty());
-    for command in commands {
-        let command = command.split_whitespace().collect::<Vec<_>>().join(" ");
-        run(server, &format!("{command} --dbname={name} {dump}"));
+    let commands = block("docs/operations.md", "## Backup", "sh");
+    assert!(
+        commands
+            .lines()
+            .all(|command| command.contains("pg_restore -"))
+    );
+    assert_eq!(commands.lines().count(), 2);
+    for command in commands.lines() {
+        run(
+            server,
+            &command.replace('…', &format!("--dbname={name} {dump}")),
+        );
     }
     let restored = db.with_roles_of_this(server, name);
     assert_same_rows(db, &restored);
@@ -182,17 +188,17 @@ fn restore_as_the_readme_says(db: &Database, dump: &str, server: &Cluster) {
 }
 
 #[test]
-fn what_the_readme_says_of_a_parallel_restore_is_enough_for_the_extension() {
+fn what_the_page_says_of_a_parallel_restore_is_enough_for_the_extension() {
     let (db, _) = lived_in("");
     let dump = dump(&db, DIRECTORY);
-    restore_as_the_readme_says(&db, &dump, &server_with_roles_of(&db));
+    restore_as_the_page_says(&db, &dump, &server_with_roles_of(&db));
 }
 
 #[test]
-fn what_the_readme_says_of_a_parallel_restore_is_enough_for_an_application() {
+fn what_the_page_says_of_a_parallel_restore_is_enough_for_an_application() {
     let db = with_an_impatient_foreign_key();
     let dump = dump(&db, DIRECTORY);
-    restore_as_the_readme_says(&db, &dump, &server_with_roles_of(&db));
+    restore_as_the_page_says(&db, &dump, &server_with_roles_of(&db));
 }
 
 /// Such as grants, where their roles are not there.

@@ -1,8 +1,9 @@
-//! The README's line for every night, run by pg_cron itself. It begins at a full minute, so tools/test lets
+//! The page's line for every night, run by pg_cron itself. It begins at a full minute, so tools/test lets
 //! it wait beside the others; where the server has no pg_cron it leaves it out and says so.
 
+use magic_link_harness::documentation::block;
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Cluster, readme_block, until_next_minute};
+use magic_link_harness::{Cluster, until_next_minute};
 
 const SETTINGS: &[(&str, &str)] = &[
     ("shared_preload_libraries", "pg_cron"),
@@ -25,9 +26,9 @@ const TOKENS: &str = "
     CREATE TRIGGER witness AFTER DELETE ON magic_link.one_time_tokens
        FOR EACH ROW EXECUTE FUNCTION witness()";
 
-/// The statement that the README schedules, with nothing changed but the time.
+/// The statement that the page schedules, with nothing changed but the time.
 fn every_minute() -> String {
-    let nightly = readme_block("### Every night", "sql");
+    let nightly = block("docs/operations.md", "## Every night", "sql");
     let [time] = nightly
         .split('\'')
         .filter(|part| part.split(' ').count() == 5 && part.ends_with("* * *"))

@@ -6,7 +6,7 @@
 //! keeper       the process that sees to it                pooler     pgbouncer before a database
 //! calls        the extension's functions, typed           refusal    errors by their SQLSTATE
 //! crowd        several connections at once                waiting    events to wait for, in place of sleeping
-//! catalogue    what a database says of its objects        readme     what the README tells people to run
+//! catalogue    what a database says of its objects        documentation  what the pages tell people to run
 //! small_disk   a file system that can be filled           trials     tests that not every machine can run
 //! application  what lives with the extension, to see that nothing of it is lost
 //! ```
@@ -17,9 +17,9 @@ mod catalogue;
 mod cluster;
 mod crowd;
 mod database;
+pub mod documentation;
 mod keeper;
 mod pooler;
-mod readme;
 mod refusal;
 mod small_disk;
 mod trials;
@@ -32,7 +32,6 @@ pub use cluster::Cluster;
 pub use crowd::{at_once, behind, process_id};
 pub use database::Database;
 pub use pooler::Pooler;
-pub use readme::readme_block;
 pub use refusal::Refused;
 pub use small_disk::{SMALL_DISK, can_have_small_disk};
 pub use trials::{Test, nothing, run_tests};
