@@ -33,7 +33,7 @@ need_writable() {
 
 # Sets: origin (the server as given), server_key, and exports what cargo, pgrx, the harness and PostgreSQL's programs read.
 set_up() {
-  local home major
+  local home major pgrx_config
   clean_environment
   MAGIC_LINK_SERVER_MODE=$(server_mode)
   export MAGIC_LINK_SERVER_MODE
@@ -66,13 +66,16 @@ set_up() {
   "$root/tools/private-server" "$origin" "$home/server" || exit 1
   bindir=$(readlink -f "$home/server/.bin")
   PG_CONFIG=$bindir/pg_config
-  # pgrx's build asks this pg_config, and needs no settings of cargo-pgrx's; but their folder has to be there.
+  # pgrx's build asks this pg_config. It watches the file that `cargo pgrx init` would write, and builds anew where that is
+  # missing or was written again.
   PGRX_PG_CONFIG_PATH=$PG_CONFIG
   PGRX_HOME=$root/.tools/$server_key/pgrx
   CARGO_TARGET_DIR=$root/target/$server_key
   # pgrx asks for a newer Rust than it needs.
   PGRX_BUILD_FLAGS=--ignore-rust-version
   mkdir -p "$PGRX_HOME" "$CARGO_TARGET_DIR"
+  pgrx_config=$(printf '[configs]\n%s = "%s"' "$pg_feature" "$PG_CONFIG")
+  [ "$(cat "$PGRX_HOME/config.toml" 2>/dev/null)" = "$pgrx_config" ] || printf '%s\n' "$pgrx_config" >"$PGRX_HOME/config.toml"
   PATH=$root/.tools/bin:$PATH
   # pgrx's test framework starts cargo-pgrx by itself.
   CARGO_PGRX=$root/.tools/bin/cargo-pgrx
