@@ -1,4 +1,4 @@
--- What a DBA does once. The story shows it; `make psql` starts with it.
+-- What a DBA does once. The walkthrough shows it; `make psql` starts with it.
 CREATE EXTENSION magic_link;
 CREATE ROLE app_backend LOGIN;
 SELECT magic_link.grant_backend('app_backend');

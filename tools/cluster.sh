@@ -35,6 +35,7 @@ close_run() {
   local status=$?
   trap '' INT TERM HUP
   # What was started beside it does not hear of an interrupt from the terminal.
+  stop_cluster
   jobs -p | xargs -r kill 2>/dev/null || true
   stop_servers "$MAGIC_LINK_RUN_DIR"
   rm -rf "$MAGIC_LINK_RUN_DIR"
@@ -76,29 +77,32 @@ stop_servers() {
   done < <(servers_of "$1")
 }
 
-# start_cluster NAME: a server that listens on a socket only; afterwards psql and the rest connect to it as its superuser.
+# start_cluster: a server that listens on a socket only, started and stopped as the tests' servers are; afterwards psql and the
+# rest connect to it as its superuser. It ends with us, however we end: then the kernel closes its standard input.
 start_cluster() {
-  local dir
-  dir=$(run_folder "$1")
-  "$root/tools/as-server-user" "$bindir/initdb" -D "$dir/data" -U postgres -A trust -E UTF8 --no-locale --no-sync \
-    >"$MAGIC_LINK_RUN_DIR/$1.initdb" 2>&1 || { cat "$MAGIC_LINK_RUN_DIR/$1.initdb" >&2; die "initdb failed"; }
+  local folder settings
   # Nothing here has to survive a crash of the machine.
-  cat >>"$dir/data/postgresql.conf" <<X
-listen_addresses = ''
-unix_socket_directories = '$dir'
+  settings="listen_addresses = ''
 unix_socket_permissions = 0700
 fsync = off
 synchronous_commit = off
 full_page_writes = off
-log_line_prefix = '%m [%p] %q%u@%d '
-X
-  "$root/tools/as-server-user" "$bindir/pg_ctl" start -w -D "$dir/data" -l "$dir/log" </dev/null >"$MAGIC_LINK_RUN_DIR/$1.start" 2>&1 ||
-    { cat "$MAGIC_LINK_RUN_DIR/$1.start" "$dir/log" >&2 || true; die "the server did not start"; }
-  export PGHOST=$dir PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
+log_line_prefix = '%m [%p] %q%u@%d '"
+  # In a process group of its own, which an interrupt from the terminal does not reach.
+  set -m
+  coproc SERVER { exec "$root/tools/as-server-user" sh "$root/pgrx-tests/src/server.sh" "$bindir" cluster "$settings" --no-locale; }
+  set +m
+  read -r folder <&"${SERVER[0]}" || die "the server did not start"
+  export PGHOST=$folder PGPORT=5432 PGUSER=postgres PGDATABASE=postgres
 }
 
-# stop_cluster NAME: before the end of the run.
-stop_cluster() { stop_servers "$MAGIC_LINK_RUN_DIR/$1"; }
+# stop_cluster: before the end of the run.
+stop_cluster() {
+  local server=${SERVER_PID:-} input=${SERVER[1]:-}
+  [ -n "$input" ] || return 0
+  exec {input}>&-
+  wait "$server" || true
+}
 
 # The #[pg_test]s install an extension with tests in it, and a benchmark a release build, into a server that others here use.
 lock_server() {

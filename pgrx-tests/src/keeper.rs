@@ -1,4 +1,4 @@
-//! What runs beside the tests, and no longer than they do: see keeper.sh.
+//! What runs beside the tests, and no longer than they do: see server.sh.
 
 use std::env;
 use std::ffi::OsStr;
@@ -22,7 +22,7 @@ pub(crate) struct Keeper {
 static KEEPERS: Mutex<Vec<Keeper>> = Mutex::new(Vec::new());
 
 impl Keeper {
-    /// Starts a server of one of the kinds that keeper.sh knows, and answers the folder in which it
+    /// Starts a server of one of the kinds that server.sh knows, and answers the folder in which it
     /// listens: a folder of its own, since its port is part of its socket's name.
     pub(crate) fn start(kind: &str, arguments: &[&OsStr]) -> (Self, PathBuf) {
         Self::start_by(as_server_user(), kind, arguments)
@@ -35,7 +35,7 @@ impl Keeper {
         arguments: &[&OsStr],
     ) -> (Self, PathBuf) {
         let mut process = command
-            .args(["sh", "-c", include_str!("keeper.sh"), "keeper"])
+            .args(["sh", "-c", include_str!("server.sh"), "server.sh"])
             .arg(server_programs())
             .arg(kind)
             .args(arguments)

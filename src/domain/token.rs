@@ -10,7 +10,7 @@ const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnop
 const TIME_LENGTH: usize = 8;
 const RANDOM_LENGTH: usize = 24;
 const LENGTH: usize = TIME_LENGTH + RANDOM_LENGTH;
-/// 62^8 milliseconds reach into the year 8888; a UUIDv7 has room for more (2^48).
+/// 62^8 milliseconds reach into the year 8888; a UUIDv7 can hold more (2^48).
 const MILLIS_END: u64 = 62_u64.pow(TIME_LENGTH as u32);
 /// The largest multiple of 62 in a byte: what lies above would favour the first digits.
 const UNBIASED_END: u8 = 62 * 4;

@@ -1,8 +1,8 @@
-# Keeps one throwaway server for as long as somebody holds our standard input open, then stops it
-# and takes its folder away. However the tests end (they pass, panic, are interrupted or killed
+# Runs one throwaway server for as long as somebody holds our standard input open, then stops it
+# and removes its folder. However the tests end (they pass, panic, are interrupted or killed
 # outright), the kernel closes their end of the pipe, and the read below returns.
 #
-# usage: sh -c "$(cat keeper.sh)" keeper BINDIR KIND ARGUMENT...
+# usage: sh server.sh BINDIR KIND ARGUMENT...
 #   cluster SETTINGS OPTION...            a PostgreSQL cluster, made with these options of initdb
 #   standby FOLDER                        a hot standby of the cluster that listens in FOLDER
 #   pooler PROGRAM SETTINGS ROLES         a pgbouncer; ROLES is its list of users
@@ -16,14 +16,14 @@ shift 2
 # Nobody may be left to read what we say, and that must not keep us from cleaning up.
 trap '' PIPE
 
-# A memory file system saves seconds, but a container's may have room for nothing.
+# A memory file system saves seconds, but a container's may hold nothing.
 parent=${TMPDIR:-/tmp}
 if [ -w /dev/shm ] && [ "$(df -Pk /dev/shm | awk 'NR == 2 { print $4 }')" -gt 1000000 ]; then
     parent=/dev/shm
 fi
 # Unless somebody wants to see the disk at work.
 parent=${MAGIC_LINK_CLUSTER_PARENT:-$parent}
-# The address of a unix socket has room for some 100 bytes.
+# The address of a unix socket holds some 100 bytes.
 [ "${#parent}" -le 60 ] || parent=/tmp
 folder=$(mktemp -d "$parent/magic_link.XXXXXX")
 

@@ -1,5 +1,5 @@
 -- One invitation from the first statement to the last, as `make demo` shows it. Every statement between two headings is sent to a
--- real server and answered by it; where ECHO is none, the story looks whether the answer was as told, and stops if not.
+-- real server and answered by it; where ECHO is none, the walkthrough looks whether the answer was as it says, and stops if not.
 \set ON_ERROR_STOP 1
 \set VERBOSITY default
 \set QUIET on
@@ -29,7 +29,7 @@ SELECT * FROM magic_link.create_one_time_token('Ada@Example.COM', 600, '{"jitOrg
 \set ECHO none
 SELECT :'invited_id' AS id, :'invited_token' AS token, :'invited_email' AS email, :'invited_context' AS context, :'invited_status' AS status,
   :'invited_created_at' AS created_at, :'invited_expires_at' AS expires_at \gx
-SELECT story.expect('an active token for the address in normal form', :'invited_status' = 'active' AND :'invited_email' = 'ada@example.com') \g /dev/null
+SELECT walkthrough.expect('an active token for the address in normal form', :'invited_status' = 'active' AND :'invited_email' = 'ada@example.com') \g /dev/null
 
 \echo
 \echo '=== 3. The link that goes into the mail'
@@ -37,7 +37,7 @@ SELECT story.expect('an active token for the address in normal form', :'invited_
 \set ECHO queries
 SELECT magic_link.compose_magic_link('https://app.example.com/callback?lang=en', :'invited_token', :'invited_email') AS link;
 \set ECHO none
-SELECT story.expect('a link with the token in it', strpos(magic_link.compose_magic_link('https://app.example.com/callback?lang=en', :'invited_token', :'invited_email'), :'invited_token') > 0) \g /dev/null
+SELECT walkthrough.expect('a link with the token in it', strpos(magic_link.compose_magic_link('https://app.example.com/callback?lang=en', :'invited_token', :'invited_email'), :'invited_token') > 0) \g /dev/null
 
 \echo
 \echo '=== 4. A mail scanner opens the link: the backend answers a GET with a check, which consumes nothing, however often it comes'
@@ -46,7 +46,7 @@ SELECT story.expect('a link with the token in it', strpos(magic_link.compose_mag
 SELECT magic_link.check_one_time_token(:'invited_token', :'invited_email') AS outcome;
 SELECT magic_link.check_one_time_token(:'invited_token', :'invited_email') AS outcome;
 \set ECHO none
-SELECT story.expect('the token is still redeemable', magic_link.check_one_time_token(:'invited_token', :'invited_email') = 'ok') \g /dev/null
+SELECT walkthrough.expect('the token is still redeemable', magic_link.check_one_time_token(:'invited_token', :'invited_email') = 'ok') \g /dev/null
 
 \echo
 \echo '=== 5. Ada clicks and confirms: one call checks and consumes the token, makes the user, and joins her to the organization'
@@ -56,8 +56,8 @@ SELECT * FROM magic_link.redeem_one_time_token(:'invited_token', :'invited_email
 \set ECHO none
 SELECT :'redeemed_token_id' AS token_id, :'redeemed_user_id' AS user_id, :'redeemed_user_created' AS user_created, :'redeemed_email' AS email,
   :'redeemed_context' AS context, :'redeemed_memberships' AS memberships, :'redeemed_redeemed_at' AS redeemed_at, :'redeemed_replayed' AS replayed \gx
-SELECT story.expect('a new user', :'redeemed_user_created'::boolean) \g /dev/null
-SELECT story.expect('one membership, added', :'redeemed_memberships'::jsonb -> 0 ->> 'status' = 'added') \g /dev/null
+SELECT walkthrough.expect('a new user', :'redeemed_user_created'::boolean) \g /dev/null
+SELECT walkthrough.expect('one membership, added', :'redeemed_memberships'::jsonb -> 0 ->> 'status' = 'added') \g /dev/null
 
 \echo
 \echo '=== 6. What the tables hold now (the DBA looks; the backend may not)'
@@ -72,8 +72,8 @@ LEFT JOIN magic_link.organization_membership_roles AS r ON r.organization_id = m
 ORDER BY 1, 2, 3;
 SELECT id, email, status, consumed_at IS NOT NULL AS consumed FROM magic_link.one_time_token_status;
 \set ECHO none
-SELECT story.expect('one user', (SELECT array_agg(id::text) = ARRAY[:'redeemed_user_id'] FROM magic_link.users)) \g /dev/null
-SELECT story.expect('the default roles', (SELECT array_agg(organization_role_id ORDER BY 1) = ARRAY['editor', 'member'] FROM magic_link.organization_membership_roles)) \g /dev/null
+SELECT walkthrough.expect('one user', (SELECT array_agg(id::text) = ARRAY[:'redeemed_user_id'] FROM magic_link.users)) \g /dev/null
+SELECT walkthrough.expect('the default roles', (SELECT array_agg(organization_role_id ORDER BY 1) = ARRAY['editor', 'member'] FROM magic_link.organization_membership_roles)) \g /dev/null
 \connect - app_backend
 \echo 'The same as the backend:'
 \echo
@@ -83,7 +83,7 @@ SELECT id, email FROM magic_link.users;
 \set ECHO none
 \set ON_ERROR_STOP 1
 \echo 'SQLSTATE:' :LAST_ERROR_SQLSTATE
-SELECT story.expect('a refusal for lack of rights', :'LAST_ERROR_SQLSTATE' = '42501') \g /dev/null
+SELECT walkthrough.expect('a refusal for lack of rights', :'LAST_ERROR_SQLSTATE' = '42501') \g /dev/null
 
 \echo
 \echo '=== 7. Somebody redeems the same token a second time: refused, with a code of its own'
@@ -94,7 +94,7 @@ SELECT * FROM magic_link.redeem_one_time_token(:'invited_token', :'invited_email
 \set ECHO none
 \set ON_ERROR_STOP 1
 \echo 'SQLSTATE:' :LAST_ERROR_SQLSTATE
-SELECT story.expect('OT003', :'LAST_ERROR_SQLSTATE' = 'OT003') \g /dev/null
+SELECT walkthrough.expect('OT003', :'LAST_ERROR_SQLSTATE' = 'OT003') \g /dev/null
 \echo
 \echo 'Where the transaction has to live on, the refusal comes as a row:'
 \echo
@@ -115,21 +115,21 @@ SELECT :'again_token' AS token, :'again_email' AS email \gx
 \set ECHO queries
 SELECT decision, reason FROM magic_link.session_switch_decision(:'again_token', :'again_email', 'ada@example.com');
 \set ECHO none
-SELECT story.expect('redeem', (SELECT decision = 'redeem' FROM magic_link.session_switch_decision(:'again_token', :'again_email', 'ada@example.com'))) \g /dev/null
+SELECT walkthrough.expect('redeem', (SELECT decision = 'redeem' FROM magic_link.session_switch_decision(:'again_token', :'again_email', 'ada@example.com'))) \g /dev/null
 \echo
 \echo 'Charles is signed in: ask him whether to go on as Ada or stay. Nothing is redeemed before he answers.'
 \echo
 \set ECHO queries
 SELECT decision, reason FROM magic_link.session_switch_decision(:'again_token', :'again_email', 'charles@example.com');
 \set ECHO none
-SELECT story.expect('ask', (SELECT decision = 'ask' FROM magic_link.session_switch_decision(:'again_token', :'again_email', 'charles@example.com'))) \g /dev/null
+SELECT walkthrough.expect('ask', (SELECT decision = 'ask' FROM magic_link.session_switch_decision(:'again_token', :'again_email', 'charles@example.com'))) \g /dev/null
 \echo
 \echo 'Charles is signed in, and the application asked for a fresh sign-in with prompt=login: switch without asking.'
 \echo
 \set ECHO queries
 SELECT decision, reason FROM magic_link.session_switch_decision(:'again_token', :'again_email', 'charles@example.com', 'login');
 \set ECHO none
-SELECT story.expect('switch', (SELECT decision = 'switch' FROM magic_link.session_switch_decision(:'again_token', :'again_email', 'charles@example.com', 'login'))) \g /dev/null
+SELECT walkthrough.expect('switch', (SELECT decision = 'switch' FROM magic_link.session_switch_decision(:'again_token', :'again_email', 'charles@example.com', 'login'))) \g /dev/null
 \echo
 \echo 'So the backend redeems; Ada is known by now, and the same user as before:'
 \echo
@@ -137,6 +137,6 @@ SELECT story.expect('switch', (SELECT decision = 'switch' FROM magic_link.sessio
 SELECT user_id, user_created, memberships FROM magic_link.redeem_one_time_token(:'again_token', :'again_email') \gset switched_
 \set ECHO none
 SELECT :'switched_user_id' AS user_id, :'switched_user_created' AS user_created, :'switched_memberships' AS memberships \gx
-SELECT story.expect('the same user', :'switched_user_id' = :'redeemed_user_id' AND NOT :'switched_user_created'::boolean) \g /dev/null
+SELECT walkthrough.expect('the same user', :'switched_user_id' = :'redeemed_user_id' AND NOT :'switched_user_created'::boolean) \g /dev/null
 \echo
 \echo '=== The end'
