@@ -1,7 +1,7 @@
 //! Who is compared, over the same tables and rows; each leaves the same rows behind.
 
 mod application;
-mod floor;
+mod baseline;
 mod one_statement;
 mod ours;
 mod plpgsql;
@@ -94,7 +94,7 @@ impl Contestant {
                 in_one_transaction: false,
             }),
             Self::Floor => Some(Call {
-                statements: floor::calls(workload, case)?,
+                statements: baseline::calls(workload, case)?,
                 in_one_transaction: true,
             }),
         }

@@ -6,8 +6,8 @@ use serde_json::json;
 
 use crate::calls::{Calls, Issued};
 use crate::database::Database;
-use crate::refusal::Refused;
-use crate::waiting::until_expired;
+use crate::polling::until_expired;
+use crate::sqlstate::Refused;
 
 /// The schema of the application's own objects.
 pub const SCHEMA: &str = "app";

@@ -13,8 +13,8 @@ use std::sync::{Mutex, OnceLock};
 use postgres::{Client, Config, NoTls};
 
 use crate::keeper::{Keeper, as_server_user, server_programs};
+use crate::polling::until;
 use crate::small_disk;
-use crate::waiting::until;
 
 /// The port is part of the socket's name; every cluster has a folder for its socket alone.
 pub(crate) const PORT: u16 = 5432;

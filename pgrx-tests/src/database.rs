@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::calls::Issued;
 use crate::cluster::{Cluster, TEMPLATE};
-use crate::waiting::until_replayed;
+use crate::polling::until_replayed;
 
 /// A fresh database, with a backend and an admin role of its own, since roles belong to the whole cluster.
 ///

@@ -15,30 +15,30 @@ mod application;
 mod calls;
 mod catalogue;
 mod cluster;
-mod crowd;
+mod concurrency;
+mod conditional_tests;
 mod database;
 mod keeper;
-mod pooler;
+mod pgbouncer;
+mod polling;
 mod readme;
-mod refusal;
 mod small_disk;
-mod trials;
-mod waiting;
+mod sqlstate;
 
 pub use application::{Application, SCHEMA as APPLICATION_SCHEMA};
 pub use calls::{Calls, Issued, Redeemed};
 pub use catalogue::Catalogue;
 pub use cluster::Cluster;
-pub use crowd::{at_once, behind, process_id};
+pub use concurrency::{at_once, behind, process_id};
+pub use conditional_tests::{Test, nothing, run_tests};
 pub use database::Database;
-pub use pooler::Pooler;
-pub use readme::readme_block;
-pub use refusal::Refused;
-pub use small_disk::{SMALL_DISK, can_have_small_disk};
-pub use trials::{Test, nothing, run_tests};
-pub use waiting::{
+pub use pgbouncer::Pooler;
+pub use polling::{
     until, until_expired, until_next_minute, until_replayed, until_waiting_for_lock,
 };
+pub use readme::readme_block;
+pub use small_disk::{SMALL_DISK, can_have_small_disk};
+pub use sqlstate::Refused;
 
 /// The driver, so that tests name one crate.
 pub use postgres;

@@ -6,7 +6,7 @@ use std::thread;
 use postgres::Client;
 
 use crate::database::Database;
-use crate::waiting::until_waiting_for_lock;
+use crate::polling::until_waiting_for_lock;
 
 /// Runs one closure for each item in a thread of its own, all from the same moment on.
 pub fn at_once<I: Send, T: Send>(items: Vec<I>, run: impl Fn(I) -> T + Sync) -> Vec<T> {
