@@ -1,4 +1,4 @@
-//! What holds for every input of the pure rooms, whatever its bytes. libFuzzer looks for one for which it does not; those that
+//! What holds for every input of the pure functions, whatever its bytes. libFuzzer looks for one for which it does not; those that
 //! it found worth keeping are in fuzz/corpus, and `make test` goes through them.
 
 use std::collections::BTreeMap;

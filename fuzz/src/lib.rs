@@ -1,4 +1,4 @@
-//! The pure rooms, as they stand in src/, without PostgreSQL. `make torture PARTS=fuzz` runs the targets.
+//! The modules of src/ that do not use PostgreSQL. `make torture PARTS=fuzz` runs the targets.
 
 #![allow(dead_code)]
 

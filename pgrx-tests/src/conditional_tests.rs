@@ -1,20 +1,20 @@
-//! Tests of which a machine may be unable to run some: those are counted as ignored, with the reason.
+//! Tests that some machines cannot run. Where one cannot run, libtest-mimic reports it as ignored, with the reason.
 
 use libtest_mimic::{Arguments, Completion, Trial};
 
-/// The name of a test, the test, and what it needs: an error says why this machine has it not.
+/// The name of a test, the test, and its requirement: an error says why this machine does not meet it.
 pub type Test = (&'static str, fn(), fn() -> Result<(), String>);
 
-/// What a test needs that any machine can run.
-pub fn nothing() -> Result<(), String> {
+/// The requirement of a test that every machine can run.
+pub fn no_requirement() -> Result<(), String> {
     Ok(())
 }
 
-/// The main function of a test program without libtest's own: takes its arguments, and prints what it prints.
+/// The main function of a test target with `harness = false`. It takes the arguments of libtest and prints what libtest prints.
 pub fn run_tests(tests: &[Test]) -> ! {
-    let trials = tests.iter().map(|&(name, test, needed)| {
+    let trials = tests.iter().map(|&(name, test, requirement)| {
         Trial::ignorable_test(name, move || {
-            if let Err(reason) = needed() {
+            if let Err(reason) = requirement() {
                 return Ok(Completion::ignored_with(reason));
             }
             test();

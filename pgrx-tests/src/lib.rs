@@ -1,15 +1,18 @@
-//! The harness: a throwaway cluster with the extension in it, seen as its users see it, through
-//! connections of an ordinary driver. It knows nothing of the extension's insides.
+//! The test harness: temporary PostgreSQL clusters with the extension installed, used through connections of an ordinary driver.
+//! It knows the extension by its SQL interface only.
 //!
 //! ```text
-//! cluster      a server that ends with the tests          database   a room of its own for each test
-//! keeper       the process that sees to it                pooler     pgbouncer before a database
-//! calls        the extension's functions, typed           refusal    errors by their SQLSTATE
-//! crowd        several connections at once                waiting    events to wait for, in place of sleeping
-//! catalogue    what a database says of its objects        readme     what the README tells people to run
-//! small_disk   a file system that can be filled           trials     tests that not every machine can run
-//! application  what lives with the extension, to see that nothing of it is lost
+//! application        an application beside the extension    catalogue   a database's objects, as comparable text
+//! pgbouncer          PgBouncer in front of a database       concurrency several connections at the same time
+//! database           a database for each test               calls       the extension's functions, typed
+//! cluster            a server, and standbys of it           keeper      the process that starts and stops a server
+//! small_disk         a file system that can be filled       polling     waiting for an event
+//! sqlstate           assertions about errors                conditional_tests  tests that some machines cannot run
+//! readme             the statements that the README shows
 //! ```
+//!
+//! Dependencies point one way: application, pgbouncer, concurrency -> database -> cluster -> small_disk -> keeper. calls, catalogue,
+//! conditional_tests, polling, readme, and sqlstate use no other module.
 
 mod application;
 mod calls;
@@ -29,16 +32,14 @@ pub use application::{Application, SCHEMA as APPLICATION_SCHEMA};
 pub use calls::{Calls, Issued, Redeemed};
 pub use catalogue::Catalogue;
 pub use cluster::Cluster;
-pub use concurrency::{at_once, behind, process_id};
-pub use conditional_tests::{Test, nothing, run_tests};
+pub use concurrency::{concurrently, process_id, while_blocked};
+pub use conditional_tests::{Test, no_requirement, run_tests};
 pub use database::Database;
-pub use pgbouncer::Pooler;
-pub use polling::{
-    until, until_expired, until_next_minute, until_replayed, until_waiting_for_lock,
-};
+pub use pgbouncer::PgBouncer;
+pub use polling::{wait_until, wait_until_next_minute};
 pub use readme::readme_block;
 pub use small_disk::{SMALL_DISK, can_have_small_disk};
-pub use sqlstate::Refused;
+pub use sqlstate::ExpectSqlState;
 
 /// The driver, so that tests name one crate.
 pub use postgres;

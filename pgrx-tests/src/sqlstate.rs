@@ -1,25 +1,25 @@
-//! Errors, told apart as a backend tells them apart: by SQLSTATE.
+//! Assertions about the SQLSTATE of an error.
 
 use std::fmt::Debug;
 
 use postgres::Error;
 use postgres::error::DbError;
 
-/// What a test asks of a call that has to fail.
-pub trait Refused {
-    /// The error with which the server refused the call; any other code, or success, fails the test.
-    fn refused(self, sqlstate: &str) -> DbError;
+/// For a call that has to fail.
+pub trait ExpectSqlState {
+    /// The error that the server raised. Any other SQLSTATE, or success, fails the test.
+    fn expect_sqlstate(self, sqlstate: &str) -> DbError;
 }
 
-impl<T: Debug> Refused for Result<T, Error> {
+impl<T: Debug> ExpectSqlState for Result<T, Error> {
     #[track_caller]
-    fn refused(self, sqlstate: &str) -> DbError {
+    fn expect_sqlstate(self, sqlstate: &str) -> DbError {
         let error = match self {
-            Ok(answer) => panic!("expected {sqlstate}, and it succeeded: {answer:?}"),
+            Ok(answer) => panic!("expected {sqlstate}, but the call succeeded: {answer:?}"),
             Err(error) => error,
         };
         let Some(db_error) = error.as_db_error() else {
-            panic!("expected {sqlstate}, and the connection failed: {error:?}");
+            panic!("expected {sqlstate}, but the error is not the server's: {error:?}");
         };
         assert_eq!(db_error.code().code(), sqlstate, "{db_error:?}");
         db_error.clone()
