@@ -1,9 +1,9 @@
-//! The view `one_time_token_activity`: what became of the tokens of each hour, and what reading it costs.
+//! The view `one_time_token_activity`: its counts for each hour, and what reading it costs.
 
 use std::time::SystemTime;
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database, Refused};
+use magic_link_harness::{Calls, Database, ExpectSqlState};
 
 /// What a row of the view says after its hour: issued, redeemed, refused attempts, revoked, expired
 /// unused, and the median of seconds.
@@ -44,7 +44,7 @@ fn activity(client: &mut Client, hour: &str) -> Vec<(i32, Activity)> {
         .collect()
 }
 
-/// Rows for the ledger, so many hours before `hour`. Each is minutes past the hour of the issue,
+/// Rows for one_time_tokens, so many hours before `hour`. Each is minutes past the hour of the issue,
 /// seconds to its redemption or to its revocation, and failed attempts; they live ten minutes.
 fn hours_before(hour: &str, hours: i32, rows: &str) -> String {
     format!(
@@ -57,7 +57,7 @@ fn hours_before(hour: &str, hours: i32, rows: &str) -> String {
 }
 
 #[test]
-fn a_ledger_without_tokens_has_48_hours_of_nothing() {
+fn a_table_without_tokens_shows_48_hours_of_zeros() {
     let db = Database::new();
     assert_eq!(activity(&mut db.admin(), &this_hour(&db)), []);
     let all: bool = db.value(
@@ -83,10 +83,10 @@ fn each_token_counts_in_the_hour_of_its_issue_for_what_became_of_it() {
         (46, "(0, NULL, NULL, 0), (1, 0.25, NULL, 0)", (2, 1, 0, 0, 1, Some(0.25))),
     ];
     for (hours, rows, _) in &hours {
-        db.ledger(&hours_before(&now, *hours, rows));
+        db.insert_tokens(&hours_before(&now, *hours, rows));
     }
     // Not in the view any more.
-    db.ledger(&hours_before(&now, 48, "(59, 1, NULL, 1)"));
+    db.insert_tokens(&hours_before(&now, 48, "(59, 1, NULL, 1)"));
     let expected: Vec<_> = hours.iter().map(|(hour, _, sums)| (*hour, *sums)).collect();
     assert_eq!(activity(&mut db.admin(), &now), expected);
 }
@@ -127,7 +127,7 @@ fn the_hour_that_runs_counts_as_it_goes() {
 fn an_hour_begins_with_its_first_moment_and_ends_before_the_next() {
     let db = Database::new();
     let now = this_hour(&db);
-    db.ledger(&format!(
+    db.insert_tokens(&format!(
         "SELECT 'ada@example.com', t.at, t.at + interval '1 minute', NULL, NULL, failed
            FROM (SELECT timestamptz '{now}' - interval '5 hours' + edge, failed
                    FROM (VALUES (interval '-1 microsecond', 1), ('0', 10), ('1 microsecond', 100),
@@ -145,7 +145,7 @@ fn an_hour_begins_with_its_first_moment_and_ends_before_the_next() {
 #[test]
 fn the_hours_are_those_of_the_sessions_time_zone() {
     let db = Database::new();
-    db.ledger(&hours_before(
+    db.insert_tokens(&hours_before(
         &this_hour(&db),
         10,
         "(10, 5, NULL, 0), (40, 15, NULL, 0), (50, 25, NULL, 0)",
@@ -209,7 +209,7 @@ fn an_hour_costs_its_own_rows() {
     let db = Database::new();
     // 60 full hours of 1000 tokens each.
     let now = this_hour(&db);
-    db.ledger(&format!(
+    db.insert_tokens(&format!(
         "SELECT 'ada-' || n || '@example.com', timestamptz '{now}' - n * interval '3.6 seconds',
                 now() + interval '1 day', NULL, NULL, 0
            FROM generate_series(1, 60000) AS n"
@@ -232,7 +232,7 @@ fn an_hour_costs_its_own_rows() {
                 .unwrap()
                 .get(0);
             let after = db.reads_by(&mut admin);
-            assert_eq!(after.0, before.0, "the whole ledger was read");
+            assert_eq!(after.0, before.0, "the whole table was read");
             assert_eq!(after.1 - before.1, rows, "{hours} {analyzed}");
             assert_eq!(issued, rows, "{hours} {analyzed}");
         }
@@ -244,9 +244,11 @@ fn an_admin_reads_it_and_nobody_else() {
     let db = Database::new();
     let look = "SELECT FROM magic_link.one_time_token_activity";
     assert_eq!(db.admin().query(look, &[]).unwrap().len(), 48);
-    db.backend().query(look, &[]).refused("42501");
-    let stranger = db.role("stranger", "LOGIN");
-    db.connect_as(&stranger).query(look, &[]).refused("42501");
+    db.backend().query(look, &[]).expect_sqlstate("42501");
+    let ungranted = db.role("ungranted", "LOGIN");
+    db.connect_as(&ungranted)
+        .query(look, &[])
+        .expect_sqlstate("42501");
 }
 
 /// A time without end has no seconds to its redemption; the others have.

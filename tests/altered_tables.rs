@@ -1,8 +1,8 @@
-//! What a DBA may have done to the extension's own tables: whatever it is, no token is redeemed for the
-//! wrong user, twice, or against the table that is there.
+//! A DBA has altered the extension's own tables. Whatever the change is, no token is redeemed for the wrong user or twice, and
+//! the table that has the name now is the one that is used.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database, Issued, Refused, behind};
+use magic_link_harness::{Calls, Database, ExpectSqlState, Issued, while_blocked};
 
 const ADA: &str = "ada@example.com";
 const EVE: &str = "eve@example.com";
@@ -57,7 +57,7 @@ fn a_table_of_users_that_was_swapped_gives_nobody_anothers_account() {
 }
 
 #[test]
-fn a_ledger_that_was_swapped_is_the_one_that_is_read() {
+fn a_swapped_token_table_is_the_one_that_is_read() {
     let db = Database::new();
     let mut backend = db.backend();
     let [used, fresh] = [(); 2].map(|()| create(&db).token);
@@ -65,13 +65,13 @@ fn a_ledger_that_was_swapped_is_the_one_that_is_read() {
     backend.redeem(&used, ADA).unwrap();
     swap(&db, "one_time_tokens");
     for mut backend in [backend, db.backend()] {
-        backend.redeem(&used, ADA).refused("OT003");
+        backend.redeem(&used, ADA).expect_sqlstate("OT003");
         assert_eq!(backend.check_in(None, &fresh, ADA).unwrap(), "ok");
         let issued = backend.create(ADA, "{}").unwrap();
         backend.redeem(&issued.token, ADA).unwrap();
     }
     db.backend().redeem(&fresh, ADA).unwrap();
-    db.backend().redeem(&fresh, ADA).refused("OT003");
+    db.backend().redeem(&fresh, ADA).expect_sqlstate("OT003");
     let in_the_old = "magic_link.replaced WHERE consumed_at IS NOT NULL";
     assert_eq!(db.count(in_the_old), 1);
 }
@@ -113,8 +113,10 @@ fn a_view_or_a_partitioned_table_in_place_of_a_table_is_refused() {
         ));
         let before = db.count("magic_link.one_time_tokens WHERE consumed_at IS NULL");
         let mut backend = db.backend();
-        backend.redeem(&token, ADA).refused("42809");
-        backend.try_redeem_in(None, &token, ADA).refused("42809");
+        backend.redeem(&token, ADA).expect_sqlstate("42809");
+        backend
+            .try_redeem_in(None, &token, ADA)
+            .expect_sqlstate("42809");
         assert_eq!(
             db.count("magic_link.one_time_tokens WHERE consumed_at IS NULL"),
             before
@@ -146,7 +148,7 @@ fn row_security_of_the_dbas_neither_hides_a_token_nor_gives_it_twice() {
             .create(ADA, r#"{"jitOrganizationIds": ["acme"]}"#)
             .unwrap();
         backend.redeem(&issued.token, ADA).unwrap();
-        backend.redeem(&issued.token, ADA).refused("OT003");
+        backend.redeem(&issued.token, ADA).expect_sqlstate("OT003");
         backend.check_in(None, &issued.token, EVE).unwrap();
         let seen = backend
             .query("SELECT FROM magic_link.session_switch", &[])
@@ -195,7 +197,7 @@ fn other_ways_of_keeping_the_tables_change_nothing() {
             );
         }
         assert_eq!(old.redeem(&second, ADA).unwrap().user_id, user, "{change}");
-        db.backend().redeem(&second, ADA).refused("OT003");
+        db.backend().redeem(&second, ADA).expect_sqlstate("OT003");
     }
 }
 
@@ -296,7 +298,7 @@ fn what_was_committed_while_an_index_was_waited_for_is_seen() {
             .batch_execute("ALTER INDEX magic_link.users_email_key SET TABLESPACE pg_default")
             .unwrap();
         let sign_in = |backend: &mut Client| backend.redeem_in(Some("SignIn"), &token, ADA);
-        let redeemed = behind(&db, redeeming, sign_in, || {
+        let redeemed = while_blocked(&db, redeeming, sign_in, || {
             registering.commit().unwrap();
             altering.commit().unwrap();
         });
@@ -323,7 +325,7 @@ fn nothing_comes_in_between_two_looks_of_one_transaction() {
             let truncate = |superuser: &mut Client| {
                 superuser.batch_execute("TRUNCATE magic_link.one_time_tokens")
             };
-            behind(&db, db.superuser(), truncate, || {
+            while_blocked(&db, db.superuser(), truncate, || {
                 assert_eq!(ask(&mut looking), first, "{level}");
                 looking.batch_execute("COMMIT").unwrap();
             })
@@ -343,13 +345,17 @@ fn what_is_not_there_under_its_name_is_said_to_be_missing() {
     let mut backend = db.backend();
     let issued = create(&db);
     let mut ask = |code: &str| {
-        backend.redeem(&issued.token, ADA).refused(code);
+        backend.redeem(&issued.token, ADA).expect_sqlstate(code);
         backend
             .try_redeem_in(None, &issued.token, EVE)
-            .refused(code);
-        backend.check_in(None, &issued.token, ADA).refused(code);
-        backend.create(ADA, "{}").refused(code);
-        backend.decide(&issued.token, ADA, None, None).refused(code);
+            .expect_sqlstate(code);
+        backend
+            .check_in(None, &issued.token, ADA)
+            .expect_sqlstate(code);
+        backend.create(ADA, "{}").expect_sqlstate(code);
+        backend
+            .decide(&issued.token, ADA, None, None)
+            .expect_sqlstate(code);
     };
     db.sql("ALTER TABLE magic_link.one_time_tokens RENAME TO elsewhere");
     ask("42P01");
@@ -374,8 +380,8 @@ fn a_renamed_schema_is_noticed() {
     };
     call(&mut backend, "magic_link").unwrap();
     db.sql("ALTER SCHEMA magic_link RENAME TO elsewhere");
-    call(&mut backend, "elsewhere").refused("3F000");
-    call(&mut db.backend(), "elsewhere").refused("3F000");
+    call(&mut backend, "elsewhere").expect_sqlstate("3F000");
+    call(&mut db.backend(), "elsewhere").expect_sqlstate("3F000");
     db.sql("ALTER SCHEMA elsewhere RENAME TO magic_link");
     let answer: String = call(&mut backend, "magic_link").unwrap()[0].get(0);
     assert_eq!(answer, "ok");

@@ -1,14 +1,14 @@
-//! What no function takes for an argument: each is refused with its code, and changes nothing.
+//! Invalid arguments of every function: each is refused with its SQLSTATE, and changes nothing.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Database, Refused};
+use magic_link_harness::{Database, ExpectSqlState};
 
 /// A call as the role that may make it, refused with a code and words that name what is wrong.
 #[track_caller]
 fn assert_refused(client: &mut Client, call: &str, sqlstate: &str, named: &str) {
     let error = client
         .query(&format!("SELECT * FROM magic_link.{call}"), &[])
-        .refused(sqlstate);
+        .expect_sqlstate(sqlstate);
     let words = [Some(error.message()), error.detail()]
         .map(Option::unwrap_or_default)
         .join("\n");
@@ -62,7 +62,7 @@ const NULLS: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn null_is_refused_aloud_where_it_means_nothing() {
+fn null_is_an_error_where_it_has_no_meaning() {
     let db = inhabited();
     let before = db.contents();
     let mut superuser = db.superuser();

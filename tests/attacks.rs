@@ -1,8 +1,8 @@
-//! A backend that turns on the extension: whatever a role with no more than `grant_backend` gives, and
-//! schemas of its own, puts in the way, the functions answer as before and it sees no more.
+//! A backend role that attacks the extension. It has what `grant_backend` gives and schemas of its own. Whatever objects and
+//! settings it makes, the functions answer as before and it sees no more than before.
 
 use magic_link_harness::postgres::{Client, NoTls};
-use magic_link_harness::{Calls, Database, Refused};
+use magic_link_harness::{Calls, Database, ExpectSqlState};
 use serde_json::json;
 
 const ADA: &str = "ada@example.com";
@@ -42,13 +42,15 @@ fn assert_true_answers(db: &Database, backend: &mut Client, after: &str) {
         "ok",
         "{after}"
     );
-    backend.redeem(&issued.token, EVE).refused("OT002");
+    backend.redeem(&issued.token, EVE).expect_sqlstate("OT002");
     assert_eq!(db.status_of(&issued), "active", "{after}");
     let redeemed = backend.redeem(&issued.token, &email).unwrap();
     let joined = json!([{"organizationId": "acme", "status": "added", "roleIds": ["member"]}]);
     assert_eq!(redeemed.memberships, joined, "{after}");
     assert!(redeemed.user_created && !redeemed.replayed, "{after}");
-    backend.redeem(&issued.token, &email).refused("OT003");
+    backend
+        .redeem(&issued.token, &email)
+        .expect_sqlstate("OT003");
     assert_eq!(db.status_of(&issued), "consumed", "{after}");
     let user: String = db.value(
         "SELECT u.id::text FROM magic_link.users AS u
@@ -332,7 +334,7 @@ fn no_setting_of_postgresqls_own_changes_an_answer() {
         let before = db.contents();
         backend.batch_execute(set).unwrap();
         backend.batch_execute(begin).unwrap();
-        backend.create(ADA, "{}").refused("25006");
+        backend.create(ADA, "{}").expect_sqlstate("25006");
         backend.batch_execute("ROLLBACK").unwrap();
         assert_eq!(db.contents(), before);
     }
@@ -352,7 +354,7 @@ fn no_setting_of_postgresqls_own_changes_an_answer() {
     }
 }
 
-/// A setting that guards security, by ways that are less trodden than those of tests/limits.rs.
+/// Less common ways to change a setting that only a superuser may change. tests/address_limits.rs has the common ones.
 #[test]
 fn a_guarded_setting_is_out_of_reach() {
     let (db, _) = hostile();
@@ -390,7 +392,7 @@ fn a_guarded_setting_is_out_of_reach() {
             for session in [&mut backend, &mut db.backend()] {
                 db.sql("DELETE FROM magic_link.one_time_tokens");
                 session.create(ADA, "{}").unwrap();
-                session.create(ADA, "{}").refused("OT008");
+                session.create(ADA, "{}").expect_sqlstate("OT008");
             }
             let unlimited = "SELECT mine.unlimited()";
             if backend.query(unlimited, &[]).is_ok() {
@@ -495,7 +497,7 @@ fn what_a_backends_own_function_sees_of_the_view_is_what_the_view_shows() {
         ("s.t", "42703"),
     ] {
         let look = format!("SELECT {column} FROM magic_link.session_switch AS s");
-        backend.query(&look, &[]).refused(code);
+        backend.query(&look, &[]).expect_sqlstate(code);
     }
     let user: String = db.value("SELECT id::text FROM magic_link.users", &[]);
     let (hash, rows): (String, i64) = (
@@ -595,14 +597,14 @@ fn a_function_is_called_with_the_rights_of_who_calls_it_wherever_it_is_called_fr
         "SELECT OPERATOR(mine.@@@) '00000000000000000000000000000000'",
         "SELECT '00000000000000000000000000000000'::mine.link",
     ];
-    let mut stranger = db.connect_as(&victim);
+    let mut other_session = db.connect_as(&victim);
     for call in calls {
         backend
             .batch_execute(call)
             .unwrap_or_else(|error| panic!("{call}: {error:?}"));
     }
     for call in calls.iter().filter(|call| !call.contains("secured")) {
-        stranger.batch_execute(call).refused("42501");
+        other_session.batch_execute(call).expect_sqlstate("42501");
     }
     // Two of PostgreSQL's are their owner's to lend: a SECURITY DEFINER function, and an aggregate.
     let lent = [
@@ -610,7 +612,7 @@ fn a_function_is_called_with_the_rights_of_who_calls_it_wherever_it_is_called_fr
         "SELECT mine.folded('ada@example.com', NULL)",
     ];
     for call in lent {
-        let outcome: String = stranger.query_one(call, &[]).unwrap().get(0);
+        let outcome: String = other_session.query_one(call, &[]).unwrap().get(0);
         assert_eq!(outcome, "token_not_found");
     }
     db.sql("REFRESH MATERIALIZED VIEW mine.kept; ANALYZE mine.indexed; REINDEX TABLE mine.indexed");
@@ -624,7 +626,9 @@ fn a_function_is_called_with_the_rights_of_who_calls_it_wherever_it_is_called_fr
         lent[0],
         lent[1],
     ] {
-        db.superuser().batch_execute(statement).refused("42501");
+        db.superuser()
+            .batch_execute(statement)
+            .expect_sqlstate("42501");
     }
     assert_eq!(db.count("magic_link.one_time_tokens"), 0);
 }
@@ -659,7 +663,7 @@ fn what_is_put_off_is_done_once() {
         ))
         .unwrap();
     db.sql(&format!("SELECT magic_link.revoke_backend('{role}')"));
-    backend.batch_execute("EXECUTE p").refused("42501");
+    backend.batch_execute("EXECUTE p").expect_sqlstate("42501");
     db.sql(&format!("SELECT magic_link.grant_backend('{role}')"));
     assert_eq!(
         db.count("magic_link.one_time_token_status WHERE status = 'active'"),
@@ -726,16 +730,16 @@ fn a_row_type_is_no_row() {
         ),
         ("DELETE FROM magic_link.session_switch", "55000"),
     ] {
-        backend.batch_execute(verb).refused(code);
+        backend.batch_execute(verb).expect_sqlstate(code);
     }
     assert_true_answers(&db, &mut backend, "naming types");
     // As SECURITY.md says: a row type that is used is kept as it is, and the superuser has a way out.
     db.superuser()
         .batch_execute("ALTER TABLE magic_link.users ALTER created_at TYPE timestamp")
-        .refused("0A000");
+        .expect_sqlstate("0A000");
     db.superuser()
         .batch_execute("DROP EXTENSION magic_link")
-        .refused("2BP01");
+        .expect_sqlstate("2BP01");
     db.sql("DROP SCHEMA mine CASCADE; DROP EXTENSION magic_link");
 }
 
@@ -767,7 +771,9 @@ fn a_role_that_came_before_the_extension_has_left_nothing_in_it() {
     let install = format!(
         "SET search_path = public, magic_link; CREATE EXTENSION magic_link; SELECT magic_link.grant_backend('{early}')"
     );
-    db.superuser().batch_execute(&install).refused("42P06");
+    db.superuser()
+        .batch_execute(&install)
+        .expect_sqlstate("42P06");
     attacker
         .batch_execute("DROP SCHEMA magic_link CASCADE")
         .unwrap();
@@ -809,7 +815,7 @@ fn other_sessions_are_out_of_sight() {
     assert!(shown(&mut db.backend()).contains(&token), "see SECURITY.md");
     drop(backend);
     let mut fresh = db.backend();
-    magic_link_harness::until("the session has gone", || {
+    magic_link_harness::wait_until("the session has gone", || {
         !shown(&mut fresh).contains(&literal)
     });
     assert!(!shown(&mut fresh).contains(&token));

@@ -82,13 +82,17 @@ fn all_contestants_leave_the_same_rows() {
 fn what_only_asks_changes_nothing() {
     let cluster = server::start(&[]);
     let database = server::database(&cluster);
-    for workload in [Workload::Refused, Workload::Check, Workload::SessionSwitch] {
+    for workload in [
+        Workload::Refused,
+        Workload::Check,
+        Workload::SessionSwitch,
+    ] {
         let cases = cases(&mut database.superuser(), workload, CASES, 0);
         let before = database.contents();
         for contestant in Contestant::ALL {
             let mut session = Session::new(database.superuser(), contestant);
             let calls = calls(contestant, workload, &cases);
-            assert_eq!(calls.is_none(), contestant == Contestant::Floor);
+            assert_eq!(calls.is_none(), contestant == Contestant::Baseline);
             calls.iter().flatten().for_each(|call| session.call(call));
         }
         assert!(before == database.contents(), "{}", workload.name());

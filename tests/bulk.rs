@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Cluster, Database, Issued, Refused, at_once};
+use magic_link_harness::{Calls, Cluster, Database, ExpectSqlState, Issued, concurrently};
 
 /// `count` addresses.
 fn addresses(count: usize) -> Vec<String> {
@@ -61,7 +61,9 @@ fn each_address_gets_its_row_in_order() {
         assert_eq!(row, format!("{email} {{acme}} {kept}"));
         // Each for its own address alone.
         let other = normal.iter().find(|other| **other != email).unwrap();
-        backend.redeem(&issued.token, other).refused("OT002");
+        backend
+            .redeem(&issued.token, other)
+            .expect_sqlstate("OT002");
         let redeemed = backend.redeem(&issued.token, email).unwrap();
         assert_eq!(redeemed.memberships[0]["status"], "added");
     }
@@ -97,7 +99,7 @@ fn what_is_left_out_means_what_it_means_for_one() {
         assert_eq!(lifetimes(arguments).unwrap(), 60, "{arguments}");
     }
     for arguments in ["", ", 600", ", 61", ", 0", ", -1", ", context => '{}'"] {
-        Err::<(), _>(lifetimes(arguments).unwrap_err()).refused("22023");
+        Err::<(), _>(lifetimes(arguments).unwrap_err()).expect_sqlstate("22023");
     }
 }
 
@@ -120,7 +122,9 @@ fn one_that_cannot_be_issued_is_none_issued() {
         (["a@example.com", "full@example.com", "c@example.com"], "{}", "OT008", "emails[2]: magic_link.max_active_tokens allows 1."),
     ];
     for (emails, context, sqlstate, named) in rows {
-        let error = backend.create_all(&emails, context).refused(sqlstate);
+        let error = backend
+            .create_all(&emails, context)
+            .expect_sqlstate(sqlstate);
         assert!(error.detail().unwrap().contains(named), "{error:?}");
         assert_eq!(db.contents(), before);
     }
@@ -139,7 +143,7 @@ fn the_first_full_address_is_named() {
     backend.create_all(&["b@x.y", "c@x.y"], "{}").unwrap();
     let error = backend
         .create_all(&["a@x.y", "c@x.y", "d@x.y", "b@x.y"], "{}")
-        .refused("OT008");
+        .expect_sqlstate("OT008");
     assert!(
         error.detail().unwrap().starts_with("emails[2]: "),
         "{error:?}"
@@ -155,7 +159,7 @@ fn an_array_has_at_most_50_000_addresses() {
     wanted.push("one@too.many".to_owned());
     let error = backend
         .create_all(&borrowed(&wanted), "{}")
-        .refused("22023");
+        .expect_sqlstate("22023");
     assert!(error.detail().unwrap().contains("50000"), "{error:?}");
     wanted.pop();
     let issued = backend.create_all(&borrowed(&wanted), "{}").unwrap();
@@ -172,7 +176,9 @@ fn a_row_that_is_suppressed_is_none_issued() {
     );
     let before = db.contents();
     let emails = ["a@example.com", "b@example.com", "c@example.com"];
-    db.backend().create_all(&emails, "{}").refused("27000");
+    db.backend()
+        .create_all(&emails, "{}")
+        .expect_sqlstate("27000");
     assert_eq!(db.contents(), before);
 }
 
@@ -190,7 +196,7 @@ fn more_addresses_than_the_lock_table_has_places_for_are_refused() {
     let mut backend = db.backend();
     let error = backend
         .create_all(&borrowed(&emails), "{}")
-        .refused("53200");
+        .expect_sqlstate("53200");
     let hint = error.hint().unwrap_or_default();
     assert!(hint.contains("max_locks_per_transaction"), "{error:?}");
     assert_eq!(db.count("magic_link.one_time_tokens"), 0);
@@ -198,7 +204,7 @@ fn more_addresses_than_the_lock_table_has_places_for_are_refused() {
         let issued = backend.create_all(&borrowed(&emails[..100]), "{}").unwrap();
         assert_eq!(issued.len(), 100);
     }
-    backend.create(&emails[0], "{}").refused("OT008");
+    backend.create(&emails[0], "{}").expect_sqlstate("OT008");
     // Without a limit there is nothing to lock.
     db.set("max_active_tokens", 0);
     assert_eq!(
@@ -225,7 +231,7 @@ fn the_same_addresses_in_opposite_orders_never_deadlock() {
         rotated
     }];
     let clients: Vec<_> = orders.iter().map(|order| (db.backend(), order)).collect();
-    let answers = at_once(clients, |(mut backend, order)| {
+    let answers = concurrently(clients, |(mut backend, order)| {
         (0..10)
             .map(|_| {
                 backend
@@ -320,7 +326,7 @@ fn a_caller_that_takes_no_set_is_told() {
         (format!("SELECT CASE WHEN true THEN {call} END"), "0A000"),
         (format!("VALUES ((SELECT {call}))"), "21000"),
     ] {
-        backend.batch_execute(&statement).refused(sqlstate);
+        backend.batch_execute(&statement).expect_sqlstate(sqlstate);
     }
     assert_eq!(db.count("magic_link.one_time_tokens"), 0);
 }

@@ -1,11 +1,11 @@
-//! That the comparison of two databases, on which the tests of updates and dumps rest, sees what it is there to see.
+//! The comparison of two catalogues, which the tests of updates, dumps and pg_upgrade use, notices each kind of change.
 
 use magic_link_harness::{APPLICATION_SCHEMA, Application, Catalogue, Cluster, Database};
 
 const SCHEMAS: &[&str] = &["magic_link", APPLICATION_SCHEMA];
 
-/// What the extension may have one day, and an application may have beside it.
-const KINDS_THAT_WE_HAVE_NOT: &str = "
+/// Kinds of objects that the extension does not have, but an application may.
+const OTHER_KINDS_OF_OBJECTS: &str = "
     ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO pg_monitor;
     CREATE TABLE app.parent (n int);
     CREATE TABLE app.child (i int GENERATED ALWAYS AS IDENTITY, g int GENERATED ALWAYS AS (1) STORED) INHERITS (app.parent);
@@ -21,7 +21,7 @@ const KINDS_THAT_WE_HAVE_NOT: &str = "
     CREATE AGGREGATE app.total(int) (SFUNC = int4pl, STYPE = int);
 ";
 
-/// A change to one of two databases, and what the difference has to say of it.
+/// A change to a database, and a part of the difference that it has to make.
 #[rustfmt::skip]
 const CHANGES: &[(&str, &str)] = &[
     // The database, and what is set for it.
@@ -162,7 +162,7 @@ const CHANGES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_change_is_seen() {
+fn every_change_is_noticed() {
     let db = Database::bare(Cluster::shared(), "");
     db.sql("CREATE EXTENSION magic_link");
     Application::make_roles(&db);
@@ -174,7 +174,7 @@ fn every_change_is_seen() {
                 text.replace(&format!("{{{kind}}}"), &db.role_name(kind))
             })
     };
-    db.sql(KINDS_THAT_WE_HAVE_NOT);
+    db.sql(OTHER_KINDS_OF_OBJECTS);
     let mut superuser = db.superuser();
     let before = Catalogue::read(&mut superuser, SCHEMAS);
     let mut unseen = String::new();
@@ -199,7 +199,7 @@ fn every_change_is_seen() {
 
 /// Nothing in it depends on OIDs, or on the order in which things were made.
 #[test]
-fn what_is_the_same_says_the_same() {
+fn equal_databases_have_equal_catalogues() {
     let [one, other] = [(); 2].map(|()| Database::bare(Cluster::shared(), ""));
     one.sql(
         "CREATE TABLE app_first (); CREATE EXTENSION magic_link; ALTER TABLE magic_link.users ADD gone text;

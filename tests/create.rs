@@ -1,9 +1,9 @@
-//! Creating a token: the row that is answered, the row that is kept, and what is refused.
+//! `create_one_time_token`: the row that it returns, the row that it stores, and what it refuses.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use magic_link_harness::postgres::SimpleQueryMessage;
-use magic_link_harness::{Calls, Database, Refused};
+use magic_link_harness::{Calls, Database, ExpectSqlState};
 use sha2::{Digest, Sha256};
 
 const MAX_EXPIRES_IN: i32 = 604_800;
@@ -55,7 +55,7 @@ fn the_answer_is_a_token_for_the_normalised_address() {
 }
 
 #[test]
-fn the_ledger_keeps_the_hash_and_all_else_but_the_token() {
+fn the_stored_row_has_the_hash_and_everything_but_the_token() {
     let db = Database::new();
     db.organization("a", &[]);
     db.organization("b", &[]);
@@ -125,10 +125,10 @@ fn defaults_and_null_mean_ten_minutes_and_an_empty_context() {
 }
 
 #[test]
-fn a_null_address_is_refused_aloud() {
+fn a_null_address_is_an_error() {
     let db = Database::new();
     let query = "SELECT * FROM magic_link.create_one_time_token(NULL)";
-    let error = db.backend().query(query, &[]).refused("22004");
+    let error = db.backend().query(query, &[]).expect_sqlstate("22004");
     assert!(error.message().contains("email"), "{error:?}");
 }
 
@@ -160,7 +160,7 @@ fn an_invalid_address_is_refused() {
         "\"ada\"@example.com",
         &too_long,
     ] {
-        let error = backend.create(email, "{}").refused("22023");
+        let error = backend.create(email, "{}").expect_sqlstate("22023");
         assert!(error.detail().is_some(), "{error:?}");
     }
     assert_eq!(db.count("magic_link.one_time_tokens"), 1);
@@ -180,7 +180,7 @@ fn a_lifetime_has_bounds() {
     for expires_in in [0, -1, MAX_EXPIRES_IN + 1, i32::MAX, i32::MIN] {
         let error = backend
             .create_for("ada@example.com", Some(expires_in), None)
-            .refused("22023");
+            .expect_sqlstate("22023");
         assert!(error.detail().unwrap().contains("expires_in"), "{error:?}");
     }
 }
@@ -207,7 +207,7 @@ fn a_superuser_moves_the_longest_lifetime_for_a_role_or_a_database() {
         let lifetime = issued.expires_at.duration_since(issued.created_at).unwrap();
         assert_eq!(lifetime.as_secs(), max as u64, "{alter}");
         if max < longest {
-            create(max + 1).refused("22023");
+            create(max + 1).expect_sqlstate("22023");
         }
     }
 }
@@ -225,7 +225,7 @@ fn null_is_never_longer_than_the_longest_lifetime() {
     let lifetime = issued.expires_at.duration_since(issued.created_at).unwrap();
     assert_eq!(lifetime.as_secs(), 60);
     let left_out = "SELECT FROM magic_link.create_one_time_token('ada@example.com')";
-    backend.execute(left_out, &[]).refused("22023");
+    backend.execute(left_out, &[]).expect_sqlstate("22023");
 }
 
 #[test]
@@ -239,24 +239,24 @@ fn a_backend_cannot_lengthen_a_lifetime() {
 
     let mut backend = db.backend();
     backend.create("ada@example.com", "{}").unwrap();
-    backend.batch_execute(set).refused("42501");
-    create(&mut backend).refused("22023");
+    backend.batch_execute(set).expect_sqlstate("42501");
+    create(&mut backend).expect_sqlstate("22023");
 
     // Before the library is loaded PostgreSQL knows nothing of the setting and lets it be set.
     let mut backend = db.backend();
     let _ = backend.batch_execute(set);
-    create(&mut backend).refused("22023");
+    create(&mut backend).expect_sqlstate("22023");
     let mut backend = db.cluster().config(db.name(), &role);
     let backend = backend.options("-c magic_link.max_expires_in=2000000");
     let mut backend = backend
         .connect(magic_link_harness::postgres::NoTls)
         .unwrap();
     // See limits.rs: a client that asks for what it may not set is served nothing.
-    create(&mut backend).refused("42501");
+    create(&mut backend).expect_sqlstate("42501");
 
     for whom in [role.clone(), format!("{role} IN DATABASE {}", db.name())] {
         let alter = format!("ALTER ROLE {whom} SET magic_link.max_expires_in = 2000000");
-        db.backend().batch_execute(&alter).refused("42501");
+        db.backend().batch_execute(&alter).expect_sqlstate("42501");
     }
 }
 
@@ -279,7 +279,7 @@ fn a_role_that_was_granted_the_setting_can_change_it() {
     );
     backend
         .batch_execute("SET magic_link.max_expires_in = 0")
-        .refused("22023");
+        .expect_sqlstate("22023");
 }
 
 #[test]
@@ -319,7 +319,9 @@ fn a_malformed_context_is_refused_with_its_key() {
         (r#"{"interactionEvent": "SignIn\n"}"#, "interactionEvent"),
     ];
     for (context, key) in rows {
-        let error = backend.create("ada@example.com", context).refused("22023");
+        let error = backend
+            .create("ada@example.com", context)
+            .expect_sqlstate("22023");
         let detail = error.detail().unwrap_or_default();
         assert!(detail.contains(key), "{context}: {error:?}");
     }
@@ -338,7 +340,9 @@ fn an_unknown_organization_or_role_is_a_broken_reference() {
         (r#"{"jitOrganizationIds": ["acme"], "organizationRoleIds": {"acme": ["member", "nobody"]}}"#, "organizationRoleIds"),
     ];
     for (context, key) in rows {
-        let error = backend.create("ada@example.com", context).refused("23503");
+        let error = backend
+            .create("ada@example.com", context)
+            .expect_sqlstate("23503");
         assert!(
             error.detail().unwrap().contains(key),
             "{context}: {error:?}"
@@ -361,7 +365,7 @@ fn a_context_has_at_most_16_kib_and_100_organizations() {
     assert!(backend.create("ada@example.com", &padded(16_384)).is_ok());
     let error = backend
         .create("ada@example.com", &padded(16_385))
-        .refused("22023");
+        .expect_sqlstate("22023");
     assert!(error.detail().unwrap().contains("context"), "{error:?}");
 
     let joining = |count: usize| {
@@ -375,7 +379,7 @@ fn a_context_has_at_most_16_kib_and_100_organizations() {
     assert_eq!(redeemed.memberships.as_array().unwrap().len(), 100);
     let error = backend
         .create("ada@example.com", &joining(101))
-        .refused("22023");
+        .expect_sqlstate("22023");
     assert!(
         error.detail().unwrap().contains("jitOrganizationIds"),
         "{error:?}"
@@ -419,7 +423,7 @@ fn a_token_of_a_transaction_that_was_rolled_back_was_never_issued() {
     transaction.rollback().unwrap();
     backend
         .redeem(&issued.token, "ada@example.com")
-        .refused("OT001");
+        .expect_sqlstate("OT001");
 }
 
 /// The simple protocol, as psql uses it, sees the same functions.

@@ -7,7 +7,7 @@ use magic_link_harness::Cluster;
 use magic_link_torture::ddl::{Case, Setting, Tally, changes, run_case};
 use magic_link_torture::ddl_calls::{Caller, Fixture, Session};
 use magic_link_torture::ddl_changes::Kind::{self, *};
-use magic_link_torture::ddl_changes::{Change, LEDGER};
+use magic_link_torture::ddl_changes::{Change, ONE_TIME_TOKENS};
 
 static CLUSTER: LazyLock<Cluster> = LazyLock::new(|| Cluster::start(&[]).until_exit());
 static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| Fixture::make(&CLUSTER));
@@ -66,7 +66,7 @@ fn a_swapped_table_gives_nobody_anothers_row_and_keeps_its_indexes_whole() {
         true,
         &[
             (SwapWithNames, "users", ""),
-            (SwapWithNames, LEDGER, ""),
+            (SwapWithNames, ONE_TIME_TOKENS, ""),
             (SwapWithNamesAndKeys, "users", ""),
             (SchemaReplace, "users", ""),
         ],
@@ -79,7 +79,7 @@ fn an_index_that_was_replaced_is_not_asked() {
         true,
         &[
             (IndexReplace, "users", "users_email_key"),
-            (IndexReplace, LEDGER, "one_time_tokens_pkey"),
+            (IndexReplace, ONE_TIME_TOKENS, "one_time_tokens_pkey"),
             (IndexExchange, "users", "users_email_key"),
             (ConstraintDrop, "users", "users_email_key"),
         ],
@@ -93,7 +93,7 @@ fn a_table_that_is_gone_or_written_anew_is_noticed() {
         &[
             (Rename, "users", ""),
             (Rewrite, "users", ""),
-            (Truncate, LEDGER, ""),
+            (Truncate, ONE_TIME_TOKENS, ""),
             (ViewInPlace, "users", ""),
             (ExtensionDropAndCreate, "", ""),
         ],
@@ -109,7 +109,7 @@ fn what_is_rolled_back_changes_no_answer() {
         false,
         &[
             (SwapWithNames, "users", ""),
-            (Truncate, LEDGER, ""),
+            (Truncate, ONE_TIME_TOKENS, ""),
             (IndexReplace, "users", "users_email_key"),
         ],
     );

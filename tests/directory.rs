@@ -1,7 +1,7 @@
 //! What a redemption does to users, organizations and memberships, and that it does all or nothing.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database, Redeemed, Refused};
+use magic_link_harness::{Calls, Database, ExpectSqlState, Redeemed};
 use serde_json::{Value, json};
 
 const ADA: &str = "ada@example.com";
@@ -168,7 +168,7 @@ fn a_user_deleted_since_is_created_again() {
 }
 
 #[test]
-fn deleting_takes_along_what_hangs_on_it() {
+fn deleting_a_row_cascades() {
     #[rustfmt::skip]
     let rows = [
         ("organizations WHERE id = 'acme'", 1, 1, 1),
@@ -228,13 +228,19 @@ fn a_users_address_has_to_be_in_normal_form() {
         .execute(insert, &[&"ada+tag@xn--bcher-kva.example"])
         .unwrap();
     for email in ["Ada@example.com", " ada@example.com", "ada@bücher.example"] {
-        superuser.execute(insert, &[&email]).refused("23514");
+        superuser
+            .execute(insert, &[&email])
+            .expect_sqlstate("23514");
     }
-    superuser.execute(insert, &[&"ada"]).refused("22023");
-    superuser.execute(insert, &[&None::<&str>]).refused("23502");
+    superuser
+        .execute(insert, &[&"ada"])
+        .expect_sqlstate("22023");
+    superuser
+        .execute(insert, &[&None::<&str>])
+        .expect_sqlstate("23502");
     superuser
         .execute(insert, &[&"ada+tag@xn--bcher-kva.example"])
-        .refused("23505");
+        .expect_sqlstate("23505");
 }
 
 /// Lets every write to a table fail with words and a code of an application's own.
@@ -258,7 +264,7 @@ const WRITES_OF_A_REDEMPTION: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_trigger_that_raises_leaves_nothing_behind_and_is_heard() {
+fn a_trigger_that_raises_changes_nothing_and_its_error_is_passed_on() {
     for (event, table) in WRITES_OF_A_REDEMPTION {
         let db = Database::new();
         db.organization("acme", &["member"]);
@@ -268,10 +274,10 @@ fn a_trigger_that_raises_leaves_nothing_behind_and_is_heard() {
         raise_on(&db, event, table);
 
         for error in [
-            backend.redeem(&issued.token, ADA).refused("AB001"),
+            backend.redeem(&issued.token, ADA).expect_sqlstate("AB001"),
             backend
                 .try_redeem_in(None, &issued.token, ADA)
-                .refused("AB001"),
+                .expect_sqlstate("AB001"),
         ] {
             assert_eq!(error.message(), "the application says no");
             assert_eq!(error.detail(), Some("because of this"));
@@ -296,16 +302,16 @@ fn a_constraint_that_fails_is_named() {
     let issued = backend.create("eve@example.org", "{}").unwrap();
     let error = backend
         .redeem(&issued.token, "eve@example.org")
-        .refused("23514");
+        .expect_sqlstate("23514");
     assert_eq!(
         (error.constraint(), error.table()),
         (Some("only_ours"), Some("users"))
     );
 }
 
-/// On the ledger too, but without the row, which holds the hash.
+/// On one_time_tokens too, but without the row in DETAIL, since it holds the hash.
 #[test]
-fn a_constraint_that_fails_on_the_ledger_quotes_no_row() {
+fn a_constraint_that_fails_on_one_time_tokens_quotes_no_row() {
     let db = Database::new();
     db.sql(
         "ALTER TABLE magic_link.one_time_tokens ADD CONSTRAINT only_ours CHECK (email LIKE '%@example.com')",
@@ -313,7 +319,7 @@ fn a_constraint_that_fails_on_the_ledger_quotes_no_row() {
     let error = db
         .backend()
         .create("eve@example.org", "{}")
-        .refused("23514");
+        .expect_sqlstate("23514");
     assert_eq!(
         (error.constraint(), error.detail()),
         (Some("only_ours"), None)
@@ -321,7 +327,7 @@ fn a_constraint_that_fails_on_the_ledger_quotes_no_row() {
 }
 
 #[test]
-fn a_trigger_that_swallows_rows_is_an_error_and_no_loop() {
+fn a_trigger_that_suppresses_rows_is_an_error_and_no_endless_loop() {
     let swallow = |db: &Database, event: &str, table: &str| {
         db.sql(&format!(
             "CREATE FUNCTION public.swallow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
@@ -336,15 +342,15 @@ fn a_trigger_that_swallows_rows_is_an_error_and_no_loop() {
         let issued = backend.create(ADA, JOIN_ACME).unwrap();
         let before = db.contents();
         swallow(&db, event, table);
-        let error = backend.redeem(&issued.token, ADA).refused("27000");
+        let error = backend.redeem(&issued.token, ADA).expect_sqlstate("27000");
         assert!(format!("{error:?}").contains(table), "{error:?}");
         assert_eq!(db.contents(), before, "{table}");
     }
 
-    // A token that is not in the ledger must not be handed out as one that is.
+    // A token whose row was not inserted must not be returned.
     let db = Database::new();
     swallow(&db, "INSERT", "one_time_tokens");
-    db.backend().create(ADA, "{}").refused("27000");
+    db.backend().create(ADA, "{}").expect_sqlstate("27000");
 }
 
 /// The answer is the row that was written, not the one that was meant.
@@ -369,7 +375,7 @@ fn a_trigger_may_give_users_ids_of_its_own() {
 
 /// What an application says in the words of a constraint is not taken for one that quotes the row.
 #[test]
-fn a_trigger_on_the_ledger_is_heard_whole() {
+fn an_error_of_a_trigger_on_one_time_tokens_is_passed_on_whole() {
     let db = Database::new();
     let mut backend = db.backend();
     let issued = backend.create(ADA, "{}").unwrap();
@@ -380,7 +386,7 @@ fn a_trigger_on_the_ledger_is_heard_whole() {
          CREATE TRIGGER seats AFTER UPDATE ON magic_link.one_time_tokens
              FOR EACH ROW EXECUTE FUNCTION public.seats()",
     );
-    let error = backend.redeem(&issued.token, ADA).refused("23514");
+    let error = backend.redeem(&issued.token, ADA).expect_sqlstate("23514");
     assert_eq!(error.detail(), Some("3 of 3 are taken."));
 }
 
@@ -402,7 +408,7 @@ fn a_row_edited_by_hand_is_no_internal_error() {
 
     let issued = backend.create(ADA, JOIN_ACME).unwrap();
     edit("context", "'[]'");
-    backend.redeem(&issued.token, ADA).refused("XX001");
+    backend.redeem(&issued.token, ADA).expect_sqlstate("XX001");
 }
 
 /// A trigger may call the very functions that fired it.

@@ -1,5 +1,5 @@
-//! A dump restored on an empty server is the same database: its data, its objects, who may do what, and what a link that was
-//! mailed before leads to.
+//! pg_dump and pg_restore: a dump restored on an empty server is the same database. Its data, objects and privileges are the
+//! same, and links that were mailed before still work.
 
 use magic_link_harness::documentation::block;
 use magic_link_harness::{APPLICATION_SCHEMA, Application, Catalogue, Cluster, Database};

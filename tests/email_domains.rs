@@ -1,6 +1,6 @@
-//! `organization_jit_email_domains`: whom an e-mail domain makes a member of what.
+//! `organization_jit_email_domains`: which users join which organizations because of their e-mail domain.
 
-use magic_link_harness::{Calls, Database, Redeemed, Refused, at_once};
+use magic_link_harness::{Calls, Database, ExpectSqlState, Redeemed, concurrently};
 use serde_json::{Value, json};
 
 /// A database with organizations, each with a default role of its own name.
@@ -55,7 +55,7 @@ fn who_is_created_joins_the_organizations_of_the_domain_and_the_token_once_and_i
         json!([roles("a"), roles("b"), roles("c"), roles("d")])
     );
     assert_eq!(db.count("magic_link.organization_memberships"), 4);
-    // The ledger says what the token named.
+    // The row in one_time_tokens keeps what the token named.
     let named: Vec<String> = db.value(
         "SELECT organization_ids FROM magic_link.one_time_tokens",
         &[],
@@ -116,7 +116,7 @@ fn an_event_that_creates_nobody_joins_nobody() {
         let mut backend = db.backend();
         let issued = backend.create("ada@example.com", "{}").unwrap();
         let refused = backend.redeem_in(Some(event), &issued.token, "ada@example.com");
-        refused.refused("OT007");
+        refused.expect_sqlstate("OT007");
         db.admin().delete(issued.id).unwrap();
     }
     assert_eq!(db.contents(), before);
@@ -197,18 +197,22 @@ fn a_domain_that_is_not_in_normal_form_is_not_kept() {
     for (domain, sqlstate) in rows {
         let answer = insert(Some(domain));
         assert!(answer.is_err(), "{domain:?} was kept");
-        answer.refused(sqlstate);
+        answer.expect_sqlstate(sqlstate);
     }
-    insert(None).refused("23502");
+    insert(None).expect_sqlstate("23502");
     insert(Some("example.com")).unwrap();
     insert(Some("localhost")).unwrap();
-    insert(Some("example.com")).refused("23505");
+    insert(Some("example.com")).expect_sqlstate("23505");
     let elsewhere =
         "INSERT INTO magic_link.organization_jit_email_domains VALUES ('b', 'example.com')";
-    db.superuser().batch_execute(elsewhere).refused("23503");
+    db.superuser()
+        .batch_execute(elsewhere)
+        .expect_sqlstate("23503");
     let update =
         "UPDATE magic_link.organization_jit_email_domains SET email_domain = upper(email_domain)";
-    db.superuser().batch_execute(update).refused("23514");
+    db.superuser()
+        .batch_execute(update)
+        .expect_sqlstate("23514");
 }
 
 #[test]
@@ -258,7 +262,7 @@ fn of_redemptions_at_once_the_one_that_creates_the_user_joins_it() {
             (backend, token)
         })
         .collect();
-    let answers = at_once(claims, |(mut backend, token)| {
+    let answers = concurrently(claims, |(mut backend, token)| {
         backend.redeem(&token, "ada@example.com").unwrap()
     });
     for answer in &answers {

@@ -1,7 +1,7 @@
-//! Wrong guesses of an address: which are counted, and when they cost the token.
+//! Failed attempts: which wrong addresses are counted, and when the token is revoked.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database, Issued, Refused, at_once, behind, until_expired};
+use magic_link_harness::{Calls, Database, ExpectSqlState, Issued, concurrently, while_blocked};
 
 const ADA: &str = "ada@example.com";
 const EVE: &str = "eve@example.com";
@@ -46,7 +46,7 @@ fn the_last_guess_that_is_allowed_revokes_the_token() {
         // What is not active is not counted.
         guess(&mut backend, &token);
         assert_eq!(record(&db, &token).0, limit);
-        backend.redeem(&token.token, ADA).refused("OT004");
+        backend.redeem(&token.token, ADA).expect_sqlstate("OT004");
         let (outcome, _) = backend.try_redeem_in(None, &token.token, ADA).unwrap();
         assert_eq!(outcome, "token_revoked");
         assert_eq!(record(&db, &other), (0, None));
@@ -82,7 +82,9 @@ fn only_trying_an_active_token_with_another_address_is_counted() {
 
     // Other functions.
     for event in [None, Some("SignIn"), Some("Register")] {
-        backend.redeem_in(event, &token.token, EVE).refused("OT002");
+        backend
+            .redeem_in(event, &token.token, EVE)
+            .expect_sqlstate("OT002");
         let outcome = backend.check_in(event, &token.token, EVE).unwrap();
         assert_eq!(outcome, "email_mismatch");
         backend.decide(&token.token, EVE, None, None).unwrap();
@@ -105,7 +107,7 @@ fn only_trying_an_active_token_with_another_address_is_counted() {
     }
     backend
         .try_redeem_in(None, &token.token, "eve")
-        .refused("22023");
+        .expect_sqlstate("22023");
     assert_eq!(db.contents(), before);
 
     // Whatever event a guess names, it is one.
@@ -129,7 +131,7 @@ fn a_token_that_has_ended_is_not_counted_for() {
     let consumed = backend.create(ADA, "{}").unwrap();
     backend.redeem(&consumed.token, ADA).unwrap();
     let expired = backend.create_for(ADA, Some(1), None).unwrap();
-    until_expired(&db, expired.id);
+    db.wait_until_expired(expired.id);
     let before = db.contents();
     for token in [&revoked, &consumed, &expired] {
         for _ in 0..6 {
@@ -219,7 +221,7 @@ fn guesses_at_once_are_counted_one_by_one() {
     db.set("max_failed_attempts", 0);
     let token = db.backend().create(ADA, "{}").unwrap();
     let backends: Vec<_> = (0..16).map(|_| db.backend()).collect();
-    at_once(backends, |mut backend| {
+    concurrently(backends, |mut backend| {
         for _ in 0..10 {
             guess(&mut backend, &token);
         }
@@ -232,7 +234,7 @@ fn guesses_at_once_are_never_more_than_allowed() {
     let db = Database::new();
     let token = db.backend().create(ADA, "{}").unwrap();
     let backends: Vec<_> = (0..16).map(|_| db.backend()).collect();
-    at_once(backends, |mut backend| guess(&mut backend, &token));
+    concurrently(backends, |mut backend| guess(&mut backend, &token));
     assert_eq!(record(&db, &token), (5, Some(BY_SETTING.to_owned())));
 }
 
@@ -249,7 +251,7 @@ fn a_guess_and_a_redemption_wait_for_each_other() {
         holding.batch_execute("BEGIN").unwrap();
         holding.redeem(&first.token, ADA).unwrap();
         let late_guess = |backend: &mut Client| guess(backend, &first);
-        behind(&db, db.backend(), late_guess, || {
+        while_blocked(&db, db.backend(), late_guess, || {
             holding.batch_execute(end).unwrap()
         });
         let counted = i32::from(!commit);
@@ -258,11 +260,11 @@ fn a_guess_and_a_redemption_wait_for_each_other() {
         holding.batch_execute("BEGIN").unwrap();
         guess(&mut holding, &second);
         let redeem = |backend: &mut Client| backend.redeem(&second.token, ADA);
-        let redeemed = behind(&db, db.backend(), redeem, || {
+        let redeemed = while_blocked(&db, db.backend(), redeem, || {
             holding.batch_execute(end).unwrap()
         });
         match commit {
-            true => drop(redeemed.refused("OT004")),
+            true => drop(redeemed.expect_sqlstate("OT004")),
             false => assert!(redeemed.is_ok()),
         }
     }

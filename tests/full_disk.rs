@@ -1,5 +1,5 @@
-//! A disk that is full: whoever is refused has lost nothing and left nothing half done, what was acknowledged is there
-//! afterwards, and work goes on as soon as there is room.
+//! A full disk (53100): a call that fails changes nothing, committed work is still there afterwards, and calls succeed again as
+//! soon as there is free space.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -7,8 +7,8 @@ use std::sync::Mutex;
 
 use magic_link_harness::postgres::{Client, Error};
 use magic_link_harness::{
-    Calls, Cluster, Database, Issued, Refused, SMALL_DISK, Test, at_once, can_have_small_disk,
-    run_tests, until,
+    Calls, Cluster, Database, ExpectSqlState, Issued, SMALL_DISK, Test, can_have_small_disk,
+    concurrently, run_tests, wait_until,
 };
 
 const DISK_FULL: &str = "53100";
@@ -16,18 +16,18 @@ const EVERYWHERE: &str = r#"{"jitOrganizationIds": ["acme", "globex", "initech"]
 
 const TESTS: &[Test] = &[
     (
-        "whatever_finds_no_room_for_its_page_changes_nothing",
-        whatever_finds_no_room_for_its_page_changes_nothing,
+        "a_call_that_cannot_extend_a_relation_changes_nothing",
+        a_call_that_cannot_extend_a_relation_changes_nothing,
         can_have_small_disk,
     ),
     (
-        "what_was_acknowledged_outlives_a_full_disk_for_wal",
-        what_was_acknowledged_outlives_a_full_disk_for_wal,
+        "what_was_committed_survives_a_full_disk_for_wal",
+        what_was_committed_survives_a_full_disk_for_wal,
         can_have_small_disk,
     ),
     (
-        "a_full_disk_for_temporary_files_is_no_matter",
-        a_full_disk_for_temporary_files_is_no_matter,
+        "a_full_disk_for_temporary_files_changes_nothing",
+        a_full_disk_for_temporary_files_changes_nothing,
         can_have_small_disk,
     ),
 ];
@@ -49,17 +49,17 @@ fn with_small_tablespace() -> Cluster {
     cluster
 }
 
-/// Takes all the room that is left.
+/// Uses up all free space.
 fn fill(cluster: &Cluster) {
     assert!(!cluster.succeeds_inside(&format!("cat /dev/zero >{SMALL_DISK}/filler")));
 }
 
-fn make_room(cluster: &Cluster) {
+fn free_space(cluster: &Cluster) {
     cluster.run_inside(&format!("rm {SMALL_DISK}/filler"));
 }
 
-/// Gives the room of one page back.
-fn make_room_for_a_page(cluster: &Cluster) {
+/// Frees the space of one page.
+fn free_one_page(cluster: &Cluster) {
     let filler = format!("{SMALL_DISK}/filler");
     cluster.run_inside(&format!(
         "test -s {filler} && truncate --size=-8192 {filler}"
@@ -72,15 +72,15 @@ fn make_organizations(db: &Database) {
     }
 }
 
-/// A user of each, so that each takes room of its own, and so long that they need many pages.
+/// Each address becomes a user of its own. The addresses are so long that the rows need many pages.
 fn emails(number: usize) -> Vec<String> {
     let filler = "x".repeat(40);
     let email = |n| format!("{filler}{n}@{filler}.{filler}.{filler}.{filler}.example");
     (0..number).map(email).collect()
 }
 
-/// Tries until it succeeds, with room for one page more each time. Each refusal leaves all as it was, but for what is on disk.
-/// Notes which relations found no room.
+/// Tries until it succeeds, with one free page more each time. A call that fails changes no row. Collects which relations could
+/// not be extended.
 fn page_by_page<T>(
     db: &Database,
     in_want: &mut BTreeSet<String>,
@@ -90,11 +90,11 @@ fn page_by_page<T>(
     loop {
         let refused = match call() {
             Ok(answer) => return answer,
-            Err(error) => Err::<(), _>(error).refused(DISK_FULL),
+            Err(error) => Err::<(), _>(error).expect_sqlstate(DISK_FULL),
         };
         assert_eq!(db.contents(), before, "{refused:?}");
         in_want.insert(relation_of(db, refused.message()));
-        make_room_for_a_page(db.cluster());
+        free_one_page(db.cluster());
     }
 }
 
@@ -110,7 +110,7 @@ fn relation_of(db: &Database, message: &str) -> String {
     )
 }
 
-fn whatever_finds_no_room_for_its_page_changes_nothing() {
+fn a_call_that_cannot_extend_a_relation_changes_nothing() {
     let cluster = with_small_tablespace();
     let db = Database::of(&cluster);
     make_organizations(&db);
@@ -133,14 +133,16 @@ fn whatever_finds_no_room_for_its_page_changes_nothing() {
         .collect();
     let bulk: Vec<_> = bulk.iter().map(String::as_str).collect();
     let before = db.contents();
-    backend.create_all(&bulk, EVERYWHERE).refused(DISK_FULL);
+    backend
+        .create_all(&bulk, EVERYWHERE)
+        .expect_sqlstate(DISK_FULL);
     assert_eq!(db.contents(), before);
     // A page more would not do: each try fills it with rows that nobody sees, until a VACUUM.
-    make_room(&cluster);
+    free_space(&cluster);
     issued.extend(backend.create_all(&bulk, EVERYWHERE).unwrap());
     fill(&cluster);
-    let ledger = ["one_time_tokens", "one_time_tokens_email_expires_at_idx"];
-    assert_contains(&in_want, &ledger);
+    let token_relations = ["one_time_tokens", "one_time_tokens_email_expires_at_idx"];
+    assert_contains(&in_want, &token_relations);
 
     in_want.clear();
     for (number, token) in issued.iter().enumerate() {
@@ -160,7 +162,7 @@ fn whatever_finds_no_room_for_its_page_changes_nothing() {
     assert_contains(&in_want, &directory);
     assert_eq!(redeemed_whole(&db), emails.len() as i64);
 
-    make_room(&cluster);
+    free_space(&cluster);
     assert_goes_on(&db, &mut backend);
 }
 
@@ -208,12 +210,14 @@ fn assert_goes_on(db: &Database, backend: &mut Client) {
     let before = redeemed_whole(db);
     let token = backend.create("late@example.com", EVERYWHERE).unwrap();
     backend.redeem(&token.token, &token.email).unwrap();
-    backend.redeem(&token.token, &token.email).refused("OT003");
+    backend
+        .redeem(&token.token, &token.email)
+        .expect_sqlstate("OT003");
     assert_eq!(redeemed_whole(db), before + 1);
 }
 
 /// A server that cannot write its log panics, by design: what it has acknowledged is in the part of the log that it has.
-fn what_was_acknowledged_outlives_a_full_disk_for_wal() {
+fn what_was_committed_survives_a_full_disk_for_wal() {
     let wal = format!("--waldir={SMALL_DISK}/wal");
     let settings = [
         ("min_wal_size", "2MB"),
@@ -237,13 +241,13 @@ fn what_was_acknowledged_outlives_a_full_disk_for_wal() {
     db.sql("CHECKPOINT");
     fill(&cluster);
 
-    let acknowledged = at_once(clients, |(n, mut client)| {
+    let acknowledged = concurrently(clients, |(n, mut client)| {
         let mut acknowledged = Acknowledged::default();
         let Err(error) = work(&mut client, n, &waiting, &mut acknowledged);
         assert_lost(&client, &error);
         acknowledged
     });
-    until("the server is down", || {
+    wait_until("the server is down", || {
         !cluster.succeeds_inside(&format!("pg_ctl status --pgdata={}", data(&cluster)))
     });
     let log = cluster.log();
@@ -253,14 +257,16 @@ fn what_was_acknowledged_outlives_a_full_disk_for_wal() {
     );
     cluster.run_inside("mv log log.before");
 
-    make_room(&cluster);
+    free_space(&cluster);
     cluster.start_again();
 
     let mut backend = db.backend();
     redeemed_whole(&db);
     let (redeemed, created): (Vec<_>, Vec<_>) = acknowledged.into_iter().unzip();
     for token in redeemed.concat() {
-        backend.redeem(&token.token, &token.email).refused("OT003");
+        backend
+            .redeem(&token.token, &token.email)
+            .expect_sqlstate("OT003");
     }
     let created = created.concat();
     assert!(!created.is_empty());
@@ -306,7 +312,7 @@ fn assert_lost(client: &Client, error: &Error) {
     assert!(ended || client.is_closed(), "{error:?}");
 }
 
-fn a_full_disk_for_temporary_files_is_no_matter() {
+fn a_full_disk_for_temporary_files_changes_nothing() {
     let cluster = with_small_tablespace();
     let db = Database::of(&cluster);
     db.sql(&format!(
@@ -316,7 +322,9 @@ fn a_full_disk_for_temporary_files_is_no_matter() {
     make_organizations(&db);
     fill(&cluster);
     let sort = "SELECT n FROM generate_series(1, 100000) AS n ORDER BY n DESC";
-    db.superuser().batch_execute(sort).refused(DISK_FULL);
+    db.superuser()
+        .batch_execute(sort)
+        .expect_sqlstate(DISK_FULL);
 
     let mut backend = db.backend();
     let emails = emails(1000);

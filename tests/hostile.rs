@@ -1,4 +1,4 @@
-//! Some thousand hostile calls; `make torture PARTS=hostile` makes them for as long as one likes.
+//! Some thousand calls with hostile values. `make torture PARTS=hostile` makes such calls for as long as it is told to.
 
 use std::collections::BTreeSet;
 

@@ -1,6 +1,6 @@
 //! What CREATE EXTENSION makes, where it refuses to, and that it can be dropped and made again.
 
-use magic_link_harness::{Calls, Cluster, Database, Refused};
+use magic_link_harness::{Calls, Cluster, Database, ExpectSqlState};
 
 const ADA: &str = "ada@example.com";
 
@@ -173,7 +173,7 @@ fn a_schema_that_somebody_made_is_not_adopted() {
     let error = db
         .superuser()
         .batch_execute("CREATE EXTENSION magic_link")
-        .refused("42P06");
+        .expect_sqlstate("42P06");
     assert!(error.message().contains("magic_link"), "{error:?}");
     assert_eq!(
         list(&db, "SELECT extname::text FROM pg_extension"),
@@ -209,7 +209,7 @@ fn installing_takes_a_superuser() {
     db.sql(&format!("ALTER DATABASE {} OWNER TO {owner}", db.name()));
     db.connect_as(&owner)
         .batch_execute("CREATE EXTENSION magic_link")
-        .refused("42501");
+        .expect_sqlstate("42501");
 }
 
 /// Plans are kept for the length of a session; the tables behind them may be replaced.
@@ -221,7 +221,7 @@ fn a_session_outlives_the_extension() {
         for client in [&mut superuser, &mut backend] {
             let issued = client.create(ADA, "{}").unwrap();
             client.redeem(&issued.token, ADA).unwrap();
-            client.redeem(&issued.token, ADA).refused("OT003");
+            client.redeem(&issued.token, ADA).expect_sqlstate("OT003");
             let (decision, _) = client.decide(&issued.token, ADA, Some(ADA), None).unwrap();
             assert_eq!(decision, "continue");
         }
@@ -280,7 +280,7 @@ fn a_declaration_that_does_not_match_the_library_is_refused() {
         let error = db
             .superuser()
             .batch_execute(&format!("SELECT public.{call}"));
-        let error = error.refused("42P13");
+        let error = error.expect_sqlstate("42P13");
         assert_eq!(error.hint(), Some("Run ALTER EXTENSION magic_link UPDATE."));
     }
 }

@@ -1,4 +1,4 @@
-//! One address is one user, whatever language a database or a client speaks: nothing of ours asks the locale.
+//! One address is one user, in every locale, collation and client encoding: the extension does not depend on the locale.
 
 use std::error::Error as StdError;
 use std::sync::OnceLock;
@@ -6,7 +6,9 @@ use std::sync::OnceLock;
 use magic_link_harness::postgres::Client;
 use magic_link_harness::postgres::types::private::BytesMut;
 use magic_link_harness::postgres::types::{FromSql, IsNull, ToSql, Type, to_sql_checked};
-use magic_link_harness::{Calls, Cluster, Database, Refused, Test, nothing, run_tests};
+use magic_link_harness::{
+    Calls, Cluster, Database, ExpectSqlState, Test, no_requirement, run_tests,
+};
 
 type AnyError = Box<dyn StdError + Sync + Send>;
 
@@ -79,7 +81,11 @@ const ICU_LOCALES: &[&str] = &[
 ];
 
 const TESTS: &[Test] = &[
-    ("one_address_is_one_user", one_address_is_one_user, nothing),
+    (
+        "one_address_is_one_user",
+        one_address_is_one_user,
+        no_requirement,
+    ),
     (
         "one_address_is_one_user_by_icu",
         one_address_is_one_user_by_icu,
@@ -100,7 +106,7 @@ const TESTS: &[Test] = &[
         a_column_of_another_collation_is_found_in,
         server_has_icu,
     ),
-    ("only_utf8_will_do", only_utf8_will_do, nothing),
+    ("only_utf8_will_do", only_utf8_will_do, no_requirement),
     (
         "only_utf8_will_do_in_turkish",
         only_utf8_will_do_in_turkish,
@@ -109,24 +115,28 @@ const TESTS: &[Test] = &[
     (
         "an_address_is_the_same_in_every_clients_encoding",
         an_address_is_the_same_in_every_clients_encoding,
-        nothing,
+        no_requirement,
     ),
     (
         "what_a_client_cannot_read_is_not_done",
         what_a_client_cannot_read_is_not_done,
-        nothing,
+        no_requirement,
     ),
     (
         "what_is_no_text_in_the_clients_encoding_is_refused",
         what_is_no_text_in_the_clients_encoding_is_refused,
-        nothing,
+        no_requirement,
     ),
     (
         "a_setting_of_the_connections_may_be_no_text",
         a_setting_of_the_connections_may_be_no_text,
-        nothing,
+        no_requirement,
     ),
-    ("a_role_may_be_no_text", a_role_may_be_no_text, nothing),
+    (
+        "a_role_may_be_no_text",
+        a_role_may_be_no_text,
+        no_requirement,
+    ),
 ];
 
 fn main() {
@@ -246,11 +256,11 @@ fn assert_one_user_each(cluster: &Cluster, locale: &str) {
                 "INSERT INTO magic_link.users (email) VALUES ($1)",
                 &[normal],
             )
-            .refused("23505");
+            .expect_sqlstate("23505");
     }
 
     for typed in REFUSED {
-        backend.create(typed, ACME).refused("22023");
+        backend.create(typed, ACME).expect_sqlstate("22023");
     }
 
     let mut normal: Vec<_> = ADDRESSES.iter().map(|(_, normal)| *normal).collect();
@@ -295,7 +305,9 @@ fn assert_one_user_each(cluster: &Cluster, locale: &str) {
     let mut backend = db.backend();
     backend.create("TITLE@title.example", ACME).unwrap();
     backend.create("title@TİTLE.example", ACME).unwrap();
-    backend.create("Title@TITLE.example", ACME).refused("OT008");
+    backend
+        .create("Title@TITLE.example", ACME)
+        .expect_sqlstate("OT008");
     let mut admin = db.admin();
     assert_eq!(
         admin.revoke_all("tITLE@TITLE.EXAMPLE", None).unwrap(),
@@ -321,7 +333,7 @@ fn a_collation_of_the_callers_changes_nothing() {
     let redeem = "SELECT email FROM magic_link.redeem_one_time_token(
                       $1::text COLLATE public.alike, $2::text COLLATE public.alike)";
     let mut redeem = |email| backend.query_one(redeem, &[&token, &email]);
-    redeem("coté@example.com").refused("OT002");
+    redeem("coté@example.com").expect_sqlstate("OT002");
     let redeemed: String = redeem("COTE@example.com").unwrap().get(0);
     assert_eq!(redeemed, "cote@example.com");
 }
@@ -383,7 +395,7 @@ fn assert_only_utf8_will_do(cluster: &Cluster, encoding: &str, locale: &str, cod
     let error = db
         .superuser()
         .batch_execute("CREATE EXTENSION magic_link")
-        .refused(code);
+        .expect_sqlstate(code);
     if code == "0A000" {
         assert_eq!(error.message(), "magic_link needs a database in UTF8");
         let detail = error.detail().unwrap_or_default();
@@ -487,12 +499,14 @@ fn what_a_client_cannot_read_is_not_done() {
             format!("create_one_time_tokens(ARRAY['ada@example.org', {email}])"),
         ] {
             let create = format!("SELECT token, email FROM magic_link.{create}");
-            backend.query(&create, &[]).refused("22P05");
+            backend.query(&create, &[]).expect_sqlstate("22P05");
         }
-        backend.redeem(&ada.token, &ada.email).refused("22P05");
+        backend
+            .redeem(&ada.token, &ada.email)
+            .expect_sqlstate("22P05");
         backend
             .try_redeem_in(None, &ada.token, &ada.email)
-            .refused("22P05");
+            .expect_sqlstate("22P05");
         assert_eq!(db.contents(), before, "{encoding}");
         // What it can be told it is told.
         assert_eq!(
@@ -529,7 +543,7 @@ fn what_is_no_text_in_the_clients_encoding_is_refused() {
         let mut backend = backend_in(&db, encoding);
         let create = "SELECT token FROM magic_link.create_one_time_token($1)";
         let create = backend.query(create, &[&Encoded(bytes.to_vec())]);
-        create.refused("22021");
+        create.expect_sqlstate("22021");
     }
     assert_eq!(db.contents(), before);
 }
@@ -612,7 +626,7 @@ fn a_role_may_be_no_text() {
 
     backend
         .redeem(&issued.token, &issued.email)
-        .refused("22021");
+        .expect_sqlstate("22021");
     assert_eq!(
         (db.status_of(&issued), db.count("magic_link.users")),
         ("active".to_owned(), 0)

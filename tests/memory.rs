@@ -1,11 +1,11 @@
-//! Where there is little memory: a call is refused, or its session ends (53200), and never the server.
+//! Out of memory (53200): a call fails, or its session ends, but never the server.
 //!
 //! That no server process dies of a signal is looked for in the log when a test's database goes away.
 
 use std::fs;
 
 use magic_link_harness::postgres::{Client, Error};
-use magic_link_harness::{Calls, Database, Refused, process_id};
+use magic_link_harness::{Calls, Database, ExpectSqlState, process_id};
 
 const MEGABYTE: u64 = 1 << 20;
 const OUT_OF_MEMORY: &str = "53200";
@@ -40,7 +40,7 @@ fn small_session(db: &Database, role: &str, more: u64) -> Client {
         .unwrap();
     client
         .batch_execute("SELECT repeat('[', 1000000)::json")
-        .refused("54001");
+        .expect_sqlstate("54001");
     allow(db, &mut client, more);
     client
 }
@@ -115,7 +115,7 @@ fn a_large_setting_ends_neither_the_session_nor_the_server() {
             &[&issued.token, &"ada@example.com"],
         );
         match setting {
-            "session_email" => drop(answer.refused("22023")),
+            "session_email" => drop(answer.expect_sqlstate("22023")),
             _ => assert_eq!(answer.unwrap()[0].get::<_, &str>(0), "redeem"),
         }
         backend

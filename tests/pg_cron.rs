@@ -1,9 +1,9 @@
-//! The page's line for every night, run by pg_cron itself. It begins at a full minute, so tools/test lets
-//! it wait beside the others; where the server has no pg_cron it leaves it out and says so.
+//! The nightly purge of docs/operations.md, run by pg_cron itself. pg_cron starts a job at a full minute, so tools/test runs
+//! this test beside the others. Where the server has no pg_cron, tools/test leaves it out and says so.
 
 use magic_link_harness::documentation::block;
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Cluster, until_next_minute};
+use magic_link_harness::{Cluster, wait_until_next_minute};
 
 const SETTINGS: &[(&str, &str)] = &[
     ("shared_preload_libraries", "pg_cron"),
@@ -60,7 +60,7 @@ fn purges_as(role: &str) {
 
     let ended =
         "SELECT status || ' ' || username FROM cron.job_run_details WHERE end_time IS NOT NULL";
-    until_next_minute("the purge has run", || {
+    wait_until_next_minute("the purge has run", || {
         !texts(&mut scheduling, ended).is_empty()
     });
 

@@ -1,5 +1,5 @@
-//! pg_upgrade to the newest PostgreSQL: what is in a database is there afterwards, and the links that were mailed before are
-//! good. tools/test sees to a newer server with the extension in it, and names it.
+//! pg_upgrade to the newest PostgreSQL: the database is the same afterwards, and links that were mailed before still work.
+//! tools/test installs the extension into a newer server, and names it.
 
 use std::env;
 use std::path::PathBuf;

@@ -1,10 +1,10 @@
-//! Behind a pooler that lends a connection for one transaction only, to clients that prepare their
-//! statements: nothing of a call may stay in the connection, nor be looked for there.
+//! PgBouncer in transaction mode, with clients that prepare statements: a call leaves no state in the server connection, and
+//! expects none.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use magic_link_harness::postgres::{Client, SimpleQueryMessage, Statement, Transaction};
-use magic_link_harness::{Database, Pooler, Refused};
+use magic_link_harness::{Database, ExpectSqlState, PgBouncer};
 
 const ADA: &str = "ada@example.com";
 const EVE: &str = "eve@example.com";
@@ -47,7 +47,7 @@ struct Session {
 }
 
 impl Session {
-    fn new(pooler: &Pooler) -> Self {
+    fn new(pooler: &PgBouncer) -> Self {
         let mut client = pooler.backend();
         Self {
             prepared: Prepared::new(&mut client),
@@ -76,7 +76,7 @@ impl Session {
         );
         let user = self.text(&calls.redeem, &[&token, email]);
         let again = self.client.query_one(&calls.redeem, &[&token, &email]);
-        again.refused("OT003");
+        again.expect_sqlstate("OT003");
         assert_eq!(
             self.text(&calls.decide, &[&token, email, email]),
             "continue"
@@ -89,7 +89,7 @@ impl Session {
 }
 
 /// How many lines about a database the pooler's console shows.
-fn shown(pooler: &Pooler, db: &Database, what: &str) -> usize {
+fn shown(pooler: &PgBouncer, db: &Database, what: &str) -> usize {
     let answer = pooler.console().simple_query(&format!("SHOW {what}"));
     let of_database = |message: &SimpleQueryMessage| match message {
         SimpleQueryMessage::Row(row) => row.get("database") == Some(db.name()),
@@ -128,7 +128,7 @@ fn redemptions_prepared_in_both(sessions: &mut [Session]) -> BTreeMap<i32, i64> 
 fn clients_share_connections_and_prepared_statements() {
     let db = Database::new();
     db.organization("acme", &["member"]);
-    let pooler = Pooler::start(&db, SERVER_CONNECTIONS);
+    let pooler = PgBouncer::start(&db, SERVER_CONNECTIONS);
     let mut sessions: Vec<_> = (0..CLIENTS).map(|_| Session::new(&pooler)).collect();
     let before = redemptions_prepared_in_both(&mut sessions);
     // The second connection was made for the second transaction: no client has prepared anything there.
@@ -160,7 +160,7 @@ fn clients_share_connections_and_prepared_statements() {
 #[test]
 fn transactions_that_are_open_at_once_stay_apart() {
     let db = Database::new();
-    let pooler = Pooler::start(&db, SERVER_CONNECTIONS);
+    let pooler = PgBouncer::start(&db, SERVER_CONNECTIONS);
     let [mut first, mut second] = [(); 2].map(|()| Session::new(&pooler));
     let calls = second.prepared.clone();
     let token = second.text(&calls.create, &[ADA, "{}"]);
@@ -189,7 +189,7 @@ fn seen(transaction: &mut Transaction, view: &Statement) -> Seen {
 #[test]
 fn the_session_account_ends_with_its_transaction() {
     let db = Database::new();
-    let pooler = Pooler::start(&db, 1);
+    let pooler = PgBouncer::start(&db, 1);
     let mut evening = pooler.backend();
     let mut morning = pooler.backend();
     let set = evening.prepare(SET).unwrap();

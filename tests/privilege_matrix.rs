@@ -1,10 +1,10 @@
-//! Who may do what, object by object: the decisions stand in one table, and the objects come from the
-//! catalogue, so that one without a decision fails. What the catalogue says is then tried.
+//! Privileges, object by object. One table here has the expected privileges, and the objects come from the catalogue, so an
+//! object that the table lacks fails. Each privilege that the catalogue shows is then tried.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Database, Refused};
+use magic_link_harness::{Database, ExpectSqlState};
 
-/// What a stranger, a backend and an admin may do with an object. The owner may do everything.
+/// What a role without grants, a backend role and an admin role may do with an object. The owner may do everything.
 type Decision = (&'static str, &'static str, &'static str, &'static str);
 
 #[rustfmt::skip]
@@ -299,7 +299,7 @@ fn assert_may(db: &Database, who: &str, client: &mut Client, column: fn(&Decisio
                 } else {
                     "42501"
                 };
-                client.query(&call, &[]).refused(expected);
+                client.query(&call, &[]).expect_sqlstate(expected);
             }
             "table" | "view" => {
                 for (right, code, statement) in statements(db, kind, name) {
@@ -355,13 +355,18 @@ fn each_kind_of_role_may_do_what_was_decided_and_nothing_else() {
         .batch_execute("SELECT magic_link.create_one_time_token('ada@example.com')")
         .unwrap();
     let before = db.contents();
-    let [stranger, visitor, both] =
-        ["stranger", "visitor", "both"].map(|kind| db.role(kind, "LOGIN"));
+    let [without_grants, visitor, both] =
+        ["without_grants", "visitor", "both"].map(|kind| db.role(kind, "LOGIN"));
     db.sql(&format!(
         "GRANT USAGE ON SCHEMA magic_link TO {visitor};
          SELECT magic_link.grant_backend('{both}'), magic_link.grant_admin('{both}')"
     ));
-    assert_may(&db, "stranger", &mut db.connect_as(&stranger), of_public);
+    assert_may(
+        &db,
+        "without_grants",
+        &mut db.connect_as(&without_grants),
+        of_public,
+    );
     assert_may(&db, "visitor", &mut db.connect_as(&visitor), of_visitor);
     assert_may(&db, "backend", &mut db.backend(), of_backend);
     assert_may(&db, "admin", &mut db.admin(), of_admin);
@@ -373,7 +378,7 @@ fn each_kind_of_role_may_do_what_was_decided_and_nothing_else() {
     {
         db.superuser()
             .query(&call(&db, function), &[])
-            .refused("22004");
+            .expect_sqlstate("22004");
     }
 
     // Taken back, in a session that had it.

@@ -1,10 +1,10 @@
-//! Who may do what: a backend role does its whole work and reaches no table; nobody else does anything.
+//! Privileges: a backend role can call what it needs and read no table, and a role without grants can do nothing.
 
 use std::sync::mpsc;
 
 use magic_link_harness::postgres::error::DbError;
 use magic_link_harness::postgres::{Client, NoTls};
-use magic_link_harness::{Calls, Database, Refused};
+use magic_link_harness::{Calls, Database, ExpectSqlState};
 use serde_json::json;
 
 const ADA: &str = "ada@example.com";
@@ -55,7 +55,9 @@ fn assert_whole_story(db: &Database, backend: &mut Client) {
     assert_eq!(redeemed.memberships, expected);
     assert!(redeemed.user_created);
     assert_eq!((redeemed.token_id, &redeemed.email), (issued.id, &email));
-    backend.redeem(&issued.token, &email).refused("OT003");
+    backend
+        .redeem(&issued.token, &email)
+        .expect_sqlstate("OT003");
     let (outcome, _) = backend
         .try_redeem_in(None, &issued.token, "eve@example.com")
         .unwrap();
@@ -111,7 +113,7 @@ fn a_backend_role_has_no_right_on_any_table() {
 
     let mut backend = db.backend();
     let status = "SELECT FROM magic_link.one_time_token_status";
-    backend.query(status, &[]).refused("42501");
+    backend.query(status, &[]).expect_sqlstate("42501");
     for table in db.tables() {
         for statement in [
             format!("SELECT FROM {table}"),
@@ -123,7 +125,7 @@ fn a_backend_role_has_no_right_on_any_table() {
             format!("COPY {table} TO STDOUT"),
             format!("CREATE INDEX ON {table} ((1))"),
         ] {
-            backend.batch_execute(&statement).refused("42501");
+            backend.batch_execute(&statement).expect_sqlstate("42501");
         }
     }
     for statement in [
@@ -133,7 +135,7 @@ fn a_backend_role_has_no_right_on_any_table() {
         "CREATE FUNCTION magic_link.mine() RETURNS integer LANGUAGE sql AS 'SELECT 1'",
         "DROP EXTENSION magic_link",
     ] {
-        backend.batch_execute(statement).refused("42501");
+        backend.batch_execute(statement).expect_sqlstate("42501");
     }
 }
 
@@ -166,35 +168,35 @@ fn a_backend_role_may_run_the_backends_functions_and_no_other() {
 #[test]
 fn a_role_without_a_grant_can_do_nothing() {
     let db = Database::new();
-    let stranger = db.role("stranger", "LOGIN");
+    let ungranted = db.role("ungranted", "LOGIN");
     let refused_everywhere = || {
-        let mut stranger = db.connect_as(&stranger);
+        let mut ungranted = db.connect_as(&ungranted);
         for call in BACKEND_CALLS {
-            stranger
+            ungranted
                 .query(&format!("SELECT {call}"), &[])
-                .refused("42501");
+                .expect_sqlstate("42501");
         }
         let grant = "SELECT magic_link.grant_backend(current_user::regrole)";
-        stranger.query(grant, &[]).refused("42501");
+        ungranted.query(grant, &[]).expect_sqlstate("42501");
         for relation in db.tables().iter().map(String::as_str).chain([
             "magic_link.one_time_token_status",
             "magic_link.session_switch",
         ]) {
-            stranger
+            ungranted
                 .query(&format!("SELECT FROM {relation}"), &[])
-                .refused("42501");
+                .expect_sqlstate("42501");
         }
     };
     refused_everywhere();
-    db.sql(&format!("GRANT USAGE ON SCHEMA magic_link TO {stranger}"));
+    db.sql(&format!("GRANT USAGE ON SCHEMA magic_link TO {ungranted}"));
     refused_everywhere();
-    let stranger = &stranger;
-    db.connect_as(stranger)
+    let ungranted = &ungranted;
+    db.connect_as(ungranted)
         .batch_execute("CREATE EXTENSION IF NOT EXISTS magic_link CASCADE")
         .unwrap();
-    db.connect_as(stranger)
+    db.connect_as(ungranted)
         .batch_execute("ALTER EXTENSION magic_link UPDATE")
-        .refused("42501");
+        .expect_sqlstate("42501");
 }
 
 #[test]
@@ -233,10 +235,10 @@ fn default_privileges_of_the_installer_open_nothing() {
          ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM PUBLIC;
          ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM PUBLIC",
     );
-    let stranger = db.role("stranger", "LOGIN");
-    db.connect_as(&stranger)
+    let ungranted = db.role("ungranted", "LOGIN");
+    db.connect_as(&ungranted)
         .query("SELECT * FROM magic_link.users", &[])
-        .refused("42501");
+        .expect_sqlstate("42501");
     let open = "SELECT c.oid::regclass::text FROM pg_class AS c, aclexplode(c.relacl) AS a
                  WHERE c.relnamespace = 'magic_link'::regnamespace AND a.grantee = 0";
     assert_eq!(list(&db, open), [""; 0]);
@@ -291,25 +293,25 @@ fn granting_is_refused_to_who_may_not_and_for_whom_there_is_not() {
         client.batch_execute(&format!("SELECT magic_link.grant_backend({role})"))
     };
     let mut superuser = db.superuser();
-    grant(&mut superuser, "NULL").refused("22004");
-    grant(&mut superuser, "99999::oid::regrole").refused("42704");
-    grant(&mut superuser, "0::oid::regrole").refused("42704");
-    grant(&mut superuser, "'nobody_is_called_this'").refused("42704");
+    grant(&mut superuser, "NULL").expect_sqlstate("22004");
+    grant(&mut superuser, "99999::oid::regrole").expect_sqlstate("42704");
+    grant(&mut superuser, "0::oid::regrole").expect_sqlstate("42704");
+    grant(&mut superuser, "'nobody_is_called_this'").expect_sqlstate("42704");
 
-    let stranger = db.role("stranger", "LOGIN");
+    let ungranted = db.role("ungranted", "LOGIN");
     let own = format!("'{}'", db.backend_role());
-    grant(&mut db.backend(), &own).refused("42501");
-    grant(&mut db.connect_as(&stranger), &format!("'{stranger}'")).refused("42501");
+    grant(&mut db.backend(), &own).expect_sqlstate("42501");
+    grant(&mut db.connect_as(&ungranted), &format!("'{ungranted}'")).expect_sqlstate("42501");
     // With the right to call it one still grants no more than one may grant.
     db.sql(&format!(
-        "GRANT USAGE ON SCHEMA magic_link TO {stranger};
-         GRANT EXECUTE ON FUNCTION magic_link.grant_backend(regrole) TO {stranger}"
+        "GRANT USAGE ON SCHEMA magic_link TO {ungranted};
+         GRANT EXECUTE ON FUNCTION magic_link.grant_backend(regrole) TO {ungranted}"
     ));
-    let _ = grant(&mut db.connect_as(&stranger), &format!("'{stranger}'"));
+    let _ = grant(&mut db.connect_as(&ungranted), &format!("'{ungranted}'"));
     let call = BACKEND_CALLS[0];
-    db.connect_as(&stranger)
+    db.connect_as(&ungranted)
         .query(&format!("SELECT {call}"), &[])
-        .refused("42501");
+        .expect_sqlstate("42501");
 }
 
 #[test]
@@ -459,29 +461,31 @@ fn a_backend_is_no_admin_and_an_admin_no_backend() {
     db.backend().create(ADA, "{}").unwrap();
     let [mut backend, mut admin] = [db.backend(), db.admin()];
     for call in BACKEND_CALLS {
-        admin.query(&format!("SELECT {call}"), &[]).refused("42501");
+        admin
+            .query(&format!("SELECT {call}"), &[])
+            .expect_sqlstate("42501");
     }
     for call in ADMIN_CALLS {
         backend
             .query(&format!("SELECT {call}"), &[])
-            .refused("42501");
+            .expect_sqlstate("42501");
         admin.query(&format!("SELECT {call}"), &[]).unwrap();
     }
     let views = ["one_time_token_status", "one_time_token_activity"];
     for view in views {
         let look = format!("SELECT * FROM magic_link.{view}");
-        backend.query(&look, &[]).refused("42501");
+        backend.query(&look, &[]).expect_sqlstate("42501");
         admin.query(&look, &[]).unwrap();
     }
     admin
         .query("SELECT FROM magic_link.session_switch", &[])
-        .refused("42501");
+        .expect_sqlstate("42501");
     let change =
         "SELECT magic_link.change_privileges(current_user::regrole, 'admin', 'GRANT %s TO %s')";
     for client in [&mut backend, &mut admin] {
         for table in db.tables() {
             let look = format!("SELECT FROM {table}");
-            client.query(&look, &[]).refused("42501");
+            client.query(&look, &[]).expect_sqlstate("42501");
         }
         for function in [
             "grant_backend",
@@ -490,9 +494,9 @@ fn a_backend_is_no_admin_and_an_admin_no_backend() {
             "revoke_admin",
         ] {
             let call = format!("SELECT magic_link.{function}(current_user::regrole)");
-            client.query(&call, &[]).refused("42501");
+            client.query(&call, &[]).expect_sqlstate("42501");
         }
-        client.query(change, &[]).refused("42501");
+        client.query(change, &[]).expect_sqlstate("42501");
     }
     // The whole status, and no hash in it.
     let row = admin
@@ -641,7 +645,9 @@ fn granting_in_part_is_refused() {
     ));
     let before = list(&db, ACLS);
     let grant = format!("SELECT magic_link.grant_backend('{role}')");
-    db.connect_as(&other).batch_execute(&grant).refused("42501");
+    db.connect_as(&other)
+        .batch_execute(&grant)
+        .expect_sqlstate("42501");
     assert_eq!(list(&db, ACLS), before);
 }
 
@@ -684,26 +690,26 @@ fn a_role_of_any_name_is_granted_and_revoked() {
 #[test]
 fn granting_and_taking_back_run_as_their_caller() {
     let db = Database::new();
-    let stranger = db.role("stranger", "LOGIN");
+    let ungranted = db.role("ungranted", "LOGIN");
     let functions = [
         "grant_backend",
         "revoke_backend",
         "grant_admin",
         "revoke_admin",
     ];
-    db.sql(&format!("GRANT USAGE ON SCHEMA magic_link TO {stranger}"));
+    db.sql(&format!("GRANT USAGE ON SCHEMA magic_link TO {ungranted}"));
     for function in functions.iter().chain(&["change_privileges"]) {
         db.sql(&format!(
-            "GRANT EXECUTE ON FUNCTION magic_link.{function} TO {stranger}"
+            "GRANT EXECUTE ON FUNCTION magic_link.{function} TO {ungranted}"
         ));
     }
     let before = list(&db, ACLS);
     for function in functions {
-        for role in [&stranger, &db.backend_role(), &db.admin_role()] {
+        for role in [&ungranted, &db.backend_role(), &db.admin_role()] {
             let call = format!("SELECT magic_link.{function}('{role}')");
-            db.connect_as(&stranger)
+            db.connect_as(&ungranted)
                 .batch_execute(&call)
-                .refused("42501");
+                .expect_sqlstate("42501");
             assert_eq!(list(&db, ACLS), before, "{function} {role}");
         }
     }
@@ -833,6 +839,6 @@ fn who_may_write_a_table_needs_no_right_on_what_its_constraints_call() {
     run("UPDATE magic_link.users SET email = 'eve@example.com'").unwrap();
     run("INSERT INTO magic_link.organization_jit_email_domains VALUES ('acme', 'example.com')")
         .unwrap();
-    run("INSERT INTO magic_link.users (email) VALUES ('Ada@example.com')").refused("23514");
-    run("INSERT INTO magic_link.users (email) VALUES ('ada')").refused("22023");
+    run("INSERT INTO magic_link.users (email) VALUES ('Ada@example.com')").expect_sqlstate("23514");
+    run("INSERT INTO magic_link.users (email) VALUES ('ada')").expect_sqlstate("22023");
 }

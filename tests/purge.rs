@@ -1,11 +1,13 @@
-//! Purging the ledger: what goes, what stays, in which pieces, beside whom, and at what cost.
+//! `purge_one_time_tokens`: which rows are deleted and which stay, batches, concurrent calls, and cost.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database, Refused, at_once, behind, process_id, until_expired};
+use magic_link_harness::{
+    Calls, Database, ExpectSqlState, concurrently, process_id, while_blocked,
+};
 
 const ADA: &str = "ada@example.com";
 
-/// Addresses still in the ledger, in order.
+/// The addresses that still have a row in one_time_tokens, in order.
 fn left(db: &Database) -> Vec<String> {
     let rows = db
         .superuser()
@@ -19,7 +21,7 @@ fn left(db: &Database) -> Vec<String> {
 
 /// `count` tokens that expired some days ago, and as many that live on.
 fn half_ended(db: &Database, count: i32) {
-    db.ledger(&format!(
+    db.insert_tokens(&format!(
         "SELECT 'ended-' || n || '@example.com', now() - interval '50 days', now() - interval '49 days', NULL::timestamptz, NULL::timestamptz, 0
            FROM generate_series(1, {count}) AS n
          UNION ALL
@@ -30,8 +32,8 @@ fn half_ended(db: &Database, count: i32) {
 
 /// The name of each row says how many days ago it ended, and each was created 100 days ago. The
 /// earlier of two ends counts, whichever it is.
-fn ledger_of_all_ends(db: &Database) {
-    db.ledger(
+fn tokens_in_each_end_state(db: &Database) {
+    db.insert_tokens(
         "SELECT name, now() - interval '100 days', now() - expired * interval '1 day',
                 now() - consumed * interval '1 day', now() - revoked * interval '1 day', 0
            FROM (VALUES ('active', -1, NULL, NULL),
@@ -61,7 +63,7 @@ fn what_ended_longer_ago_than_retention_goes() {
         ("'-0 days'", ACTIVE),
     ] {
         let db = Database::new();
-        ledger_of_all_ends(&db);
+        tokens_in_each_end_state(&db);
         let purged: i64 = db
             .admin()
             .query_one(
@@ -82,7 +84,7 @@ fn what_ended_longer_ago_than_retention_goes() {
 #[test]
 fn left_out_retention_is_30_days() {
     let db = Database::new();
-    db.ledger(
+    db.insert_tokens(
         "SELECT 'ended-' || days, now() - interval '100 days', now() - days * interval '1 day', NULL, NULL, 0
            FROM unnest('{29, 31}'::int[]) AS days",
     );
@@ -99,7 +101,7 @@ fn left_out_retention_is_30_days() {
 #[test]
 fn retention_is_exact_to_the_clock() {
     let db = Database::new();
-    db.ledger(
+    db.insert_tokens(
         "SELECT 'before', now() - interval '2 days', now() - interval '1 day', NULL, NULL, 0
          UNION ALL
          SELECT 'after', now() - interval '2 days', now() - interval '1 day' + interval '10 minutes', NULL, NULL, 0
@@ -156,7 +158,7 @@ fn a_retention_may_be_any_interval_that_is_not_negative() {
         match allowed {
             true => assert!(purged.is_ok(), "{retention}: {purged:?}"),
             false => {
-                let error = purged.refused("22023");
+                let error = purged.expect_sqlstate("22023");
                 assert_eq!(error.message(), "invalid retention", "{retention}");
             }
         }
@@ -166,7 +168,7 @@ fn a_retention_may_be_any_interval_that_is_not_negative() {
         let mut admin = db.admin();
         admin.batch_execute("BEGIN").unwrap();
         if let Err(error) = admin.purge(retention, 1) {
-            Err::<(), _>(error).refused("22023");
+            Err::<(), _>(error).expect_sqlstate("22023");
         }
         admin.batch_execute("ROLLBACK").unwrap();
     }
@@ -241,7 +243,7 @@ fn purges_at_once_neither_wait_nor_count_a_row_twice() {
     holding.batch_execute("ROLLBACK").unwrap();
 
     let admins: Vec<_> = (0..8).map(|_| db.admin()).collect();
-    let purged = at_once(admins, |mut admin| admin.purge("30 days", 3).unwrap());
+    let purged = concurrently(admins, |mut admin| admin.purge("30 days", 3).unwrap());
     let rest = db.admin().purge("30 days", 3).unwrap();
     assert_eq!(purged.iter().sum::<i64>() + rest, 300, "{purged:?} {rest}");
     assert_eq!(db.count("magic_link.one_time_tokens"), 300);
@@ -279,16 +281,18 @@ fn a_redemption_and_a_purge_do_not_wait_for_each_other() {
     // A purge is under way, and redemptions come, also of what is being purged.
     let another = backend.create(ADA, "{}").unwrap();
     assert!(!backend.redeem(&another.token, ADA).unwrap().replayed);
-    backend.redeem(&expired.token, ADA).refused("OT005");
-    backend.redeem(&revoked.token, ADA).refused("OT004");
+    backend.redeem(&expired.token, ADA).expect_sqlstate("OT005");
+    backend.redeem(&revoked.token, ADA).expect_sqlstate("OT004");
     assert!(backend.redeem(&consumed.token, ADA).unwrap().replayed);
     let (outcome, _) = backend
         .try_redeem_in(None, &expired.token, "eve@example.com")
         .unwrap();
     assert_eq!(outcome, "email_mismatch");
     admin.batch_execute("COMMIT").unwrap();
-    backend.redeem(&expired.token, ADA).refused("OT001");
-    backend.redeem(&consumed.token, ADA).refused("OT001");
+    backend.redeem(&expired.token, ADA).expect_sqlstate("OT001");
+    backend
+        .redeem(&consumed.token, ADA)
+        .expect_sqlstate("OT001");
     assert!(backend.redeem(&active.token, ADA).unwrap().replayed);
 }
 
@@ -300,7 +304,7 @@ fn a_token_that_is_redeemed_at_the_last_moment_is_not_purged_under_it() {
     let mut backend = db.backend();
     backend.batch_execute("BEGIN").unwrap();
     backend.redeem(&token.token, ADA).unwrap();
-    until_expired(&db, token.id);
+    db.wait_until_expired(token.id);
     let mut admin = db.admin();
     admin.batch_execute("SET lock_timeout = '1ms'").unwrap();
     assert_eq!(admin.purge("0", 10).unwrap(), 0);
@@ -327,7 +331,7 @@ fn a_purge_in_one_snapshot() {
 
         admin.batch_execute(&begin).unwrap();
         db.sql("UPDATE magic_link.one_time_tokens SET failed_attempts = 1");
-        admin.purge("30 days", 2).refused("40001");
+        admin.purge("30 days", 2).expect_sqlstate("40001");
         admin.batch_execute("ROLLBACK").unwrap();
         assert_eq!(admin.purge("30 days", 2).unwrap(), 5, "{level}");
     }
@@ -349,15 +353,15 @@ fn a_purge_that_is_cancelled_has_purged_nothing() {
     let mut admin = db.admin();
     let purging = process_id(&mut admin);
     let purge = |admin: &mut Client| admin.purge("30 days", 1);
-    let answer = behind(&db, admin, purge, || {
+    let answer = while_blocked(&db, admin, purge, || {
         let cancelled: bool = db.value("SELECT pg_cancel_backend($1)", &[&purging]);
         assert!(cancelled);
     });
-    answer.refused("57014");
+    answer.expect_sqlstate("57014");
     assert_eq!(db.contents(), before);
 }
 
-/// An application's own key on the ledger stands, whoever purges.
+/// An application's foreign key to one_time_tokens is enforced, whoever purges.
 #[test]
 fn a_row_that_an_application_refers_to_is_an_error() {
     let db = Database::new();
@@ -367,11 +371,11 @@ fn a_row_that_an_application_refers_to_is_an_error() {
          INSERT INTO public.mails SELECT id FROM magic_link.one_time_tokens WHERE email = 'ended-1@example.com'",
     );
     let before = db.contents();
-    db.admin().purge("30 days", 1).refused("23503");
+    db.admin().purge("30 days", 1).expect_sqlstate("23503");
     assert_eq!(db.contents(), before);
 }
 
-/// A big ledger of recent tokens behind a few old ones.
+/// Many recent tokens, and a few old ones that were inserted first.
 const BIG: &str = "
     SELECT 'old@example.com', now() - interval '60 days', now() - interval '59 days', NULL::timestamptz, NULL::timestamptz, 0
       FROM generate_series(1, 50)
@@ -380,13 +384,13 @@ const BIG: &str = "
       FROM generate_series(1, 200000) AS n";
 
 /// By the key, as far as a token may be old enough: also where the session planned its statements for
-/// an empty ledger, or for one that was never analysed.
+/// an empty table, or for one that was never analysed.
 #[test]
 fn a_purge_does_not_read_what_is_too_young_to_go() {
     let db = Database::new();
     let mut early = db.admin();
     assert_eq!(early.purge("30 days", 10).unwrap(), 0);
-    db.ledger(BIG);
+    db.insert_tokens(BIG);
     let assert_cheap = |admin: &mut Client, who: &str| {
         let (scans, rows) = db.reads_by(admin);
         admin.batch_execute("BEGIN").unwrap();
@@ -394,7 +398,7 @@ fn a_purge_does_not_read_what_is_too_young_to_go() {
         admin.batch_execute("ROLLBACK").unwrap();
         let (scans_after, rows_after) = db.reads_by(admin);
         let read = rows_after - rows;
-        assert_eq!(scans_after, scans, "{who} read the whole ledger");
+        assert_eq!(scans_after, scans, "{who} read the whole table");
         assert!((50..=500).contains(&read), "{who} read {read} rows");
     };
     assert_cheap(&mut early, "who planned early");
@@ -415,13 +419,13 @@ fn a_purge_does_not_read_what_is_too_young_to_go() {
 #[test]
 fn what_was_issued_by_a_clock_that_was_ahead_goes_when_it_ended_long_ago() {
     let db = Database::new();
-    db.ledger(
+    db.insert_tokens(
         "SELECT name, now() + interval '1 year', now() + interval '2 years',
                 now() - consumed * interval '1 day', now() - revoked * interval '1 day', 0
            FROM (VALUES ('active', NULL, NULL), ('consumed-05', 5, NULL), ('consumed-40', 40, NULL),
                         ('revoked-05', NULL, 5), ('revoked-40', NULL, 40)) AS t (name, consumed, revoked)",
     );
-    ledger_of_all_ends(&db);
+    tokens_in_each_end_state(&db);
     assert_eq!(db.admin().purge("30 days", 1).unwrap(), 8);
     let recent = ["active", "consumed-05", "expired-05", "revoked-05"];
     let mut expected = [&recent[..], &["active", "consumed-05", "revoked-05"]].concat();

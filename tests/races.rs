@@ -1,12 +1,11 @@
-//! Several connections at once: one of them wins, none of them hangs, and nothing is left half done.
+//! Concurrent connections: one of them succeeds, none of them hangs or deadlocks, and nothing is left half done.
 
 use std::sync::Barrier;
 use std::thread;
 
 use magic_link_harness::postgres::{Client, IsolationLevel, Transaction};
 use magic_link_harness::{
-    Calls, Database, Redeemed, Refused, at_once, behind, process_id, until, until_expired,
-    until_waiting_for_lock,
+    Calls, Database, ExpectSqlState, Redeemed, concurrently, process_id, wait_until, while_blocked,
 };
 
 const ADA: &str = "ada@example.com";
@@ -28,7 +27,7 @@ fn redeem_in_behind(
     then: impl FnOnce(),
 ) -> Answer {
     let redeem = |backend: &mut Client| backend.redeem_in(interaction_event, token, ADA);
-    behind(db, db.backend(), redeem, then)
+    while_blocked(db, db.backend(), redeem, then)
 }
 
 /// Redeems behind a transaction of a superuser that has run this statement, and then commits.
@@ -52,12 +51,12 @@ fn of_64_redemptions_of_one_token_exactly_one_succeeds() {
     let issued = db.backend().create(ADA, JOIN_ACME).unwrap();
     let backends: Vec<_> = (0..64).map(|_| db.backend()).collect();
 
-    let answers = at_once(backends, |mut backend| backend.redeem(&issued.token, ADA));
+    let answers = concurrently(backends, |mut backend| backend.redeem(&issued.token, ADA));
 
     let (successes, failures): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     assert_eq!((successes.len(), failures.len()), (1, 63));
     for failure in failures {
-        failure.refused("OT003");
+        failure.expect_sqlstate("OT003");
     }
     for table in [
         "users",
@@ -73,7 +72,7 @@ fn of_64_tries_of_one_token_exactly_one_succeeds() {
     let db = Database::new();
     let issued = db.backend().create(ADA, "{}").unwrap();
     let backends: Vec<_> = (0..64).map(|_| db.backend()).collect();
-    let mut outcomes = at_once(backends, |mut backend| {
+    let mut outcomes = concurrently(backends, |mut backend| {
         backend.try_redeem_in(None, &issued.token, ADA).unwrap().0
     });
     outcomes.sort();
@@ -94,7 +93,7 @@ fn many_tokens_of_one_new_address_make_one_user() {
         })
         .collect();
 
-    let answers = at_once(claims, |(mut backend, token)| {
+    let answers = concurrently(claims, |(mut backend, token)| {
         backend.redeem(&token, ADA).unwrap()
     });
 
@@ -134,7 +133,7 @@ fn organizations_named_in_any_order_never_deadlock() {
         .map(|_| contexts.map(|context| issuer.create(ADA, context).unwrap().token))
         .collect();
     let together = Barrier::new(2);
-    let answers = at_once(vec![0, 1], |connection| {
+    let answers = concurrently(vec![0, 1], |connection| {
         let (mut backend, mut superuser) = (db.backend(), db.superuser());
         let redeem = |(round, tokens): (usize, &[String; 2])| {
             if connection == 0 {
@@ -187,7 +186,7 @@ fn whoever_waited_does_not_get_what_another_consumed() {
     let mut first = db.backend();
     let mut transaction = first.transaction().unwrap();
     transaction.redeem(&issued.token, ADA).unwrap();
-    redeem_behind(&db, &issued.token, || transaction.commit().unwrap()).refused("OT003");
+    redeem_behind(&db, &issued.token, || transaction.commit().unwrap()).expect_sqlstate("OT003");
 }
 
 /// The clock goes on while one waits for a lock, also one that leaves the row as it was.
@@ -201,10 +200,10 @@ fn whoever_waited_too_long_finds_the_token_expired() {
         .execute("SELECT FROM magic_link.one_time_tokens FOR UPDATE", &[])
         .unwrap();
     let answer = redeem_behind(&db, &issued.token, || {
-        until_expired(&db, issued.id);
+        db.wait_until_expired(issued.id);
         holding.rollback().unwrap();
     });
-    answer.refused("OT005");
+    answer.expect_sqlstate("OT005");
 }
 
 #[test]
@@ -212,7 +211,7 @@ fn whoever_waited_finds_the_token_revoked() {
     let db = Database::new();
     let issued = db.backend().create(ADA, "{}").unwrap();
     let revoke = "UPDATE magic_link.one_time_tokens SET revoked_at = clock_timestamp()";
-    redeem_behind_commit(&db, None, &issued.token, revoke).refused("OT004");
+    redeem_behind_commit(&db, None, &issued.token, revoke).expect_sqlstate("OT004");
 }
 
 /// An organization that is being deleted is either joined and then gone, or missing; never an error.
@@ -283,7 +282,7 @@ fn a_membership_stays_while_roles_are_granted_to_it() {
         thread::scope(|scope| {
             let delete = "DELETE FROM magic_link.organization_memberships";
             let deletion = scope.spawn(move || deleter.execute(delete, &[]));
-            until_waiting_for_lock(&db, deleting);
+            db.wait_until_blocked(deleting);
             holding.rollback().unwrap();
             assert_eq!(deletion.join().unwrap().unwrap(), 1);
         });
@@ -347,7 +346,7 @@ fn a_user_deleted_meanwhile_is_created_anew() {
 #[test]
 fn a_sign_in_of_a_user_deleted_meanwhile_finds_no_user() {
     let (db, _, answer) = redeem_while_the_user_is_deleted("SignIn");
-    answer.refused("OT007");
+    answer.expect_sqlstate("OT007");
     assert_eq!(
         db.count("magic_link.one_time_token_status WHERE status = 'active'"),
         1
@@ -377,9 +376,11 @@ fn a_redemption_with_an_older_snapshot_is_to_be_tried_again() {
     let mut older = db.backend();
     let mut transaction = one_snapshot(&mut older);
     backend.redeem(&issued.token, ADA).unwrap();
-    transaction.redeem(&issued.token, ADA).refused("40001");
+    transaction
+        .redeem(&issued.token, ADA)
+        .expect_sqlstate("40001");
     transaction.rollback().unwrap();
-    older.redeem(&issued.token, ADA).refused("OT003");
+    older.redeem(&issued.token, ADA).expect_sqlstate("OT003");
 }
 
 #[test]
@@ -399,7 +400,7 @@ fn a_backend_that_goes_away_leaves_the_token_as_it_was() {
         backend.redeem(&issued.token, ADA).unwrap();
         leave(backend, left);
         let mut observer = db.superuser();
-        until("the backend is gone", || {
+        wait_until("the backend is gone", || {
             observer
                 .query_one(
                     "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)",
@@ -437,7 +438,7 @@ fn a_redemption_that_is_cancelled_leaves_the_token_as_it_was() {
         );
         assert_eq!(cancelled, 1);
     };
-    redeem_behind(&db, &issued.token, cancel).refused("57014");
+    redeem_behind(&db, &issued.token, cancel).expect_sqlstate("57014");
 
     holding.rollback().unwrap();
     assert_eq!(db.contents(), before);
@@ -477,7 +478,9 @@ fn a_user_who_was_put_back_is_not_taken_for_the_one_that_was_deleted() {
     redeeming
         .batch_execute("INSERT INTO magic_link.users (email) VALUES ('ada@example.com')")
         .unwrap();
-    redeeming.redeem(&issued.token, ADA).refused("40001");
+    redeeming
+        .redeem(&issued.token, ADA)
+        .expect_sqlstate("40001");
     drop(redeeming);
     assert!(
         database
@@ -561,7 +564,7 @@ fn second_click(
     let mut clicking = first.transaction().unwrap();
     first_click(&mut clicking, &token, context);
     let second = |client: &mut Client| click(client, &token);
-    behind(db, db.backend(), second, || {
+    while_blocked(db, db.backend(), second, || {
         db.sql(meanwhile);
         clicking.rollback().unwrap();
     })
@@ -716,7 +719,7 @@ fn click_behind_the_user(
     let hold = "SELECT FROM magic_link.users WHERE email = $1 FOR UPDATE";
     assert_eq!(holding.execute(hold, &[&ADA]).unwrap(), 1);
     let waiting = |client: &mut Client| click(client, &token);
-    behind(db, db.backend(), waiting, || {
+    while_blocked(db, db.backend(), waiting, || {
         holding.batch_execute(statements).unwrap();
         holding.commit().unwrap();
     })
@@ -799,7 +802,7 @@ fn behind_all_tokens<T: Send>(
     let hold = "SELECT FROM magic_link.one_time_tokens FOR UPDATE";
     assert!(holding.execute(hold, &[]).unwrap() > 0);
     let mut waited = None;
-    let answer = behind(db, client, call, || {
+    let answer = while_blocked(db, client, call, || {
         waited = Some(db.value("SELECT clock_timestamp()", &[]));
         holding.rollback().unwrap();
     });
@@ -867,7 +870,7 @@ fn a_token_is_created_at_a_moment_after_the_wait_for_its_address() {
         let mut creating = first.transaction().unwrap();
         creating.create(ADA, "{}").unwrap();
         let mut waited = None;
-        let created_at = behind(&db, db.backend(), create, || {
+        let created_at = while_blocked(&db, db.backend(), create, || {
             waited = Some(db.value("SELECT clock_timestamp()", &[]));
             creating.commit().unwrap();
         });
@@ -1001,7 +1004,7 @@ fn creating_after_another_operation_on_the_address_does_not_deadlock() {
             let mut doing = first.transaction().unwrap();
             operation(&mut doing, &issued);
             let second = |client: &mut Client| create_and_redeem(client, &issued.token);
-            let outcome = behind(&db, application(&db), second, || {
+            let outcome = while_blocked(&db, application(&db), second, || {
                 doing.create(ADA, "{}").unwrap();
                 doing.commit().unwrap();
             });
@@ -1058,19 +1061,19 @@ fn take_all(client: &mut Client, columns: [u32; 4]) -> bool {
 fn no_role_holds_up_a_creation_by_advisory_locks() {
     let db = Database::new();
     db.set("max_active_tokens", 9);
-    let mut stranger = db.connect_as(&db.role("stranger", "LOGIN"));
+    let mut ungranted = db.connect_as(&db.role("ungranted", "LOGIN"));
     let mut creator = db.backend();
     let process = process_id(&mut creator);
     let mut creating = creator.transaction().unwrap();
     creating.create(ADA, "{}").unwrap();
     let columns = held_by(&db, process);
-    assert!(take_all(&mut stranger, columns), "{columns:?}");
+    assert!(take_all(&mut ungranted, columns), "{columns:?}");
     // Nor does its own session give it up before the transaction's end.
     let give_up = "SELECT pg_advisory_unlock_all()";
     creating.batch_execute(give_up).unwrap();
     assert_eq!(held_by(&db, process), columns);
     let mut another = with_lock_timeout(db.backend());
-    another.create(ADA, "{}").refused("55P03");
+    another.create(ADA, "{}").expect_sqlstate("55P03");
     creating.commit().unwrap();
     assert!(another.create(ADA, "{}").is_ok());
     assert!(another.create_all(&[ADA, EVE], "{}").is_ok());
@@ -1087,7 +1090,7 @@ fn two_addresses_do_not_wait_for_each_other() {
         let mut another = with_lock_timeout(db.backend());
         let issued = another.create(EVE, "{}").unwrap();
         assert!(another.redeem(&issued.token, EVE).is_ok());
-        another.create(ADA, "{}").refused("55P03");
+        another.create(ADA, "{}").expect_sqlstate("55P03");
         creating.commit().unwrap();
     }
 }

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use magic_link_harness::postgres::{Client, GenericClient, IsolationLevel};
-use magic_link_harness::{Calls, Database, Issued, Refused, until_expired};
+use magic_link_harness::{Calls, Database, ExpectSqlState, Issued};
 use serde_json::json;
 
 const ADA: &str = "ada@example.com";
@@ -79,7 +79,7 @@ fn assert_refused(
     assert_eq!(backend.check_in(event, token, email).unwrap(), outcome);
     let error = backend
         .redeem_in(event, token, email)
-        .refused(sqlstate(outcome));
+        .expect_sqlstate(sqlstate(outcome));
     let message = error.message();
     assert!(
         !message.starts_with(char::is_uppercase) && !message.ends_with('.'),
@@ -304,7 +304,7 @@ fn a_token_without_a_user_waits_for_one() {
         .unwrap();
     backend
         .redeem_in(Some("SignIn"), &issued.token, ADA)
-        .refused("OT007");
+        .expect_sqlstate("OT007");
     db.sql(&format!(
         "INSERT INTO magic_link.users (email) VALUES ('{ADA}')"
     ));
@@ -330,18 +330,24 @@ fn null_and_malformed_arguments_are_misuse_and_no_outcome() {
             backend.query(&query, &[&token, &email, &event])
         };
         let named = [
-            (call(None, Some(ADA), None).refused("22004"), "token"),
-            (call(Some(&token), None, None).refused("22004"), "email"),
+            (
+                call(None, Some(ADA), None).expect_sqlstate("22004"),
+                "token",
+            ),
+            (
+                call(Some(&token), None, None).expect_sqlstate("22004"),
+                "email",
+            ),
         ];
         for (error, argument) in named {
             assert!(error.message().contains(argument), "{error:?}");
         }
         for email in ["", "ada", "ada@", "a\nb@example.com", &"x".repeat(1 << 20)] {
-            call(Some(&token), Some(email), None).refused("22023");
-            call(Some("malformed"), Some(email), None).refused("22023");
+            call(Some(&token), Some(email), None).expect_sqlstate("22023");
+            call(Some("malformed"), Some(email), None).expect_sqlstate("22023");
         }
         for event in ["", "Sign In", "1SignIn", "SignIn;", "é", &"x".repeat(65)] {
-            let error = call(Some(&token), Some(ADA), Some(event)).refused("22023");
+            let error = call(Some(&token), Some(ADA), Some(event)).expect_sqlstate("22023");
             assert!(format!("{error:?}").contains("interaction"), "{error:?}");
         }
     }
@@ -376,7 +382,7 @@ fn the_interaction_event_can_be_left_out() {
             "SELECT * FROM magic_link.redeem_one_time_token($1, $2)",
             &[&issued.token, &ADA],
         )
-        .refused("OT003");
+        .expect_sqlstate("OT003");
 }
 
 #[test]
@@ -405,10 +411,12 @@ fn a_refused_redemption_ends_the_transaction_as_any_error_does() {
     let db = Database::new();
     let mut backend = db.backend();
     let mut transaction = backend.transaction().unwrap();
-    transaction.redeem(&"0".repeat(32), ADA).refused("OT001");
+    transaction
+        .redeem(&"0".repeat(32), ADA)
+        .expect_sqlstate("OT001");
     transaction
         .check_in(None, &"0".repeat(32), ADA)
-        .refused("25P02");
+        .expect_sqlstate("25P02");
 }
 
 /// A check may come from a mail scanner, a thousand times a day: it costs no transaction id.
@@ -463,18 +471,18 @@ fn a_read_only_transaction_checks_and_neither_creates_nor_redeems() {
         "redeem"
     );
 
-    read_only.create(ADA, "{}").refused("25006");
+    read_only.create(ADA, "{}").expect_sqlstate("25006");
     for presented in [token.as_str(), &"0".repeat(32), "malformed"] {
         for email in [ADA, "eve@example.com"] {
-            read_only.redeem(presented, email).refused("25006");
+            read_only.redeem(presented, email).expect_sqlstate("25006");
             read_only
                 .try_redeem_in(None, presented, email)
-                .refused("25006");
+                .expect_sqlstate("25006");
         }
     }
     assert_eq!(db.contents(), before);
     let mut transaction = backend.build_transaction().read_only(true).start().unwrap();
-    transaction.redeem(&token, ADA).refused("25006");
+    transaction.redeem(&token, ADA).expect_sqlstate("25006");
 }
 
 #[test]
@@ -500,7 +508,7 @@ fn a_token_can_expire_while_a_transaction_is_open() {
             .unwrap();
         transactions.push(transaction);
     }
-    until_expired(&db, issued.id);
+    db.wait_until_expired(issued.id);
     for mut transaction in transactions {
         let token = &issued.token;
         assert_eq!(
@@ -509,7 +517,7 @@ fn a_token_can_expire_while_a_transaction_is_open() {
         );
         let (outcome, _) = transaction.try_redeem_in(None, token, ADA).unwrap();
         assert_eq!(outcome, "token_expired");
-        transaction.redeem(token, ADA).refused("OT005");
+        transaction.redeem(token, ADA).expect_sqlstate("OT005");
     }
 }
 
@@ -523,5 +531,5 @@ fn a_token_issued_in_a_transaction_can_be_redeemed_there() {
     let (outcome, _) = transaction.try_redeem_in(None, &issued.token, ADA).unwrap();
     assert_eq!(outcome, "token_consumed");
     transaction.commit().unwrap();
-    backend.redeem(&issued.token, ADA).refused("OT003");
+    backend.redeem(&issued.token, ADA).expect_sqlstate("OT003");
 }

@@ -1,7 +1,7 @@
-//! `magic_link.replay_window`: the answer to a redemption, given again to a double click or after a lost reply.
+//! `magic_link.replay_window`: a redemption is answered again after a double click or a lost reply.
 
 use magic_link_harness::postgres::{Client, IsolationLevel};
-use magic_link_harness::{Calls, Database, Redeemed, Refused, at_once, behind};
+use magic_link_harness::{Calls, Database, ExpectSqlState, Redeemed, concurrently, while_blocked};
 use serde_json::json;
 
 const ADA: &str = "ada@example.com";
@@ -44,7 +44,9 @@ fn assert_replayed(db: &Database, event: Option<&str>, token: &str, first: &Rede
 fn assert_consumed(db: &Database, event: Option<&str>, token: &str) {
     let before = db.contents();
     let mut backend = db.backend();
-    backend.redeem_in(event, token, ADA).refused("OT003");
+    backend
+        .redeem_in(event, token, ADA)
+        .expect_sqlstate("OT003");
     let tried = backend.try_redeem_in(event, token, ADA).unwrap();
     assert_eq!(tried, ("token_consumed".to_owned(), None));
     let checked = backend.check_in(event, token, ADA).unwrap();
@@ -112,7 +114,7 @@ fn a_token_that_expired_since_is_answered_again() {
     let mut backend = db.backend();
     let token = backend.create_for(ADA, Some(1), None).unwrap();
     let first = backend.redeem(&token.token, ADA).unwrap();
-    magic_link_harness::until_expired(&db, token.id);
+    db.wait_until_expired(token.id);
     assert_replayed(&db, None, &token.token, &first);
 }
 
@@ -127,11 +129,13 @@ fn another_address_or_event_is_told_what_it_was_told_before() {
     let before = db.contents();
     for event in [None, Some("SignIn"), Some("register")] {
         assert_consumed(&db, event, &token);
-        backend.redeem_in(event, &token, EVE).refused("OT002");
+        backend
+            .redeem_in(event, &token, EVE)
+            .expect_sqlstate("OT002");
     }
     backend
         .redeem_in(Some("Register"), &token, EVE)
-        .refused("OT002");
+        .expect_sqlstate("OT002");
     let (outcome, _) = backend
         .try_redeem_in(Some("Register"), &token, EVE)
         .unwrap();
@@ -141,7 +145,7 @@ fn another_address_or_event_is_told_what_it_was_told_before() {
     altered.replace_range(31.., last);
     backend
         .redeem_in(Some("Register"), &altered, ADA)
-        .refused("OT001");
+        .expect_sqlstate("OT001");
     assert_eq!(db.contents(), before);
 }
 
@@ -210,7 +214,7 @@ fn of_redemptions_at_once_one_is_the_first_and_all_succeed() {
     db.organization("acme", &["member"]);
     let token = db.backend().create(ADA, JOIN_ACME).unwrap().token;
     let backends: Vec<_> = (0..8).map(|_| db.backend()).collect();
-    let answers = at_once(backends, |mut backend| backend.redeem(&token, ADA).unwrap());
+    let answers = concurrently(backends, |mut backend| backend.redeem(&token, ADA).unwrap());
     let first = answers.iter().find(|answer| !answer.replayed).unwrap();
     let replays = answers.iter().filter(|answer| answer.replayed);
     assert_eq!(replays.clone().count(), 7);
@@ -233,7 +237,7 @@ fn whoever_waited_for_the_first_gets_its_answer() {
         holding.batch_execute("BEGIN").unwrap();
         let first = holding.redeem(&token, ADA).unwrap();
         let redeem = |backend: &mut Client| backend.redeem(&token, ADA);
-        let second = behind(&db, db.backend(), redeem, || {
+        let second = while_blocked(&db, db.backend(), redeem, || {
             let end = ["ROLLBACK", "COMMIT"][usize::from(commit)];
             holding.batch_execute(end).unwrap();
         });
@@ -256,7 +260,7 @@ fn in_a_read_only_transaction_checking_answers() {
         .start()
         .unwrap();
     assert_eq!(read_only.check_in(None, &token, ADA).unwrap(), "ok");
-    read_only.redeem(&token, ADA).refused("25006");
+    read_only.redeem(&token, ADA).expect_sqlstate("25006");
 }
 
 /// Where the first answer would be given again, a browser that has not got it is sent on to get it;

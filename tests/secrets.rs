@@ -1,17 +1,17 @@
-//! What must never be seen: a token, its hash, a backtrace, or an internal error, whatever is sent.
+//! What no error and no log line shows, whatever is sent: a token, its hash, a backtrace, or an internal error.
 
 use std::sync::OnceLock;
 use std::thread;
 
 use magic_link_harness::postgres::{Client, Error};
-use magic_link_harness::{Calls, Cluster, Database, Issued, behind, until};
+use magic_link_harness::{Calls, Cluster, Database, Issued, wait_until, while_blocked};
 use sha2::{Digest, Sha256};
 
 const ADA: &str = "ada@example.com";
 
 /// A cluster whose log tells as much as an operator may ask for, parameters of failed statements
 /// included, short of logging every statement.
-fn talkative() -> &'static Cluster {
+fn verbose_cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
         Cluster::start(&[
@@ -52,7 +52,7 @@ fn spellings_but_base64(token: &str) -> Vec<(&'static str, String)> {
 
 /// By PostgreSQL itself, so that the test brings no codec of its own.
 fn base64(bytes: &[u8]) -> String {
-    let mut client = talkative().connect("postgres", "postgres");
+    let mut client = verbose_cluster().connect("postgres", "postgres");
     client
         .query_one("SELECT encode($1, 'base64')", &[&bytes])
         .unwrap()
@@ -250,7 +250,7 @@ fn errors_of_others(db: &Database, token: &str) -> Vec<Error> {
 
 #[test]
 fn misuse_shows_no_token_in_an_error_or_the_log() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     let issued = tokens(&db);
     let secrets: Vec<_> = issued
         .iter()
@@ -267,7 +267,7 @@ fn misuse_shows_no_token_in_an_error_or_the_log() {
 
 #[test]
 fn errors_of_others_show_no_token_nor_does_the_log() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     let issued = db.backend().create(ADA, "{}").unwrap();
     let secrets = spellings(&issued.token);
     for error in errors_of_others(&db, &issued.token) {
@@ -279,7 +279,7 @@ fn errors_of_others_show_no_token_nor_does_the_log() {
 /// PostgreSQL tells the log what each party to a deadlock was running.
 #[test]
 fn a_deadlock_shows_no_token() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     let [first, second] = [(); 2].map(|()| db.backend().create(ADA, "{}").unwrap().token);
     let redeem = |client: &mut Client, token: &str| {
         client.batch_execute(&format!(
@@ -312,7 +312,7 @@ fn a_deadlock_shows_no_token() {
 /// A server that says that a call waits, or ends it, says so itself and not through an error of ours.
 #[test]
 fn neither_waiting_nor_being_ended_shows_a_token() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     let token = db.backend().create(ADA, "{}").unwrap().token;
     let mut superuser = db.superuser();
     let mut holding = superuser.transaction().unwrap();
@@ -323,7 +323,7 @@ fn neither_waiting_nor_being_ended_shows_a_token() {
     let redeem = format!("SELECT magic_link.redeem_one_time_token('{token}', '{ADA}')");
     thread::scope(|scope| {
         let waiting = scope.spawn(move || backend.batch_execute(&redeem));
-        until("the log says that it waits", || {
+        wait_until("the log says that it waits", || {
             let waits = format!(" {} LOG:  00000: process", db.name());
             db.cluster().log().contains(&waits)
         });
@@ -343,10 +343,10 @@ fn neither_waiting_nor_being_ended_shows_a_token() {
     assert_keeps(&spellings(&token), "the log", &own_log(&db));
 }
 
-/// Every row of the ledger that an error could quote has a hash in it: none of these does.
+/// An error that quoted a row of one_time_tokens would show its hash. None of these errors does.
 #[test]
 fn an_error_of_a_row_that_is_written_or_deleted_shows_no_hash() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     let token = db.backend().create(ADA, "{}").unwrap();
     db.sql(
         "ALTER TABLE magic_link.one_time_tokens
@@ -400,7 +400,7 @@ fn an_error_of_a_row_that_is_written_or_deleted_shows_no_hash() {
 /// Tokens that were issued are in the answer alone, whatever happens to the transaction.
 #[test]
 fn issuing_many_tokens_shows_none_in_the_log() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     db.set("max_active_tokens", 2);
     db.set("revoke_previous", "on");
     let mut backend = db.backend();
@@ -416,8 +416,8 @@ fn issuing_many_tokens_shows_none_in_the_log() {
     holding.batch_execute("BEGIN").unwrap();
     issued.extend(holding.create_all(&emails, "{}").unwrap());
     let create = |backend: &mut Client| backend.create_all(&emails, "{}");
-    let answer = behind(&db, db.backend(), create, || {
-        until("the log says that it waits", || {
+    let answer = while_blocked(&db, db.backend(), create, || {
+        wait_until("the log says that it waits", || {
             let waits = format!(" {} LOG:  00000: process", db.name());
             db.cluster().log().contains(&waits)
         });
@@ -435,7 +435,7 @@ fn issuing_many_tokens_shows_none_in_the_log() {
 /// PL/pgSQL quotes its statement in the CONTEXT of an error, and a portal its parameters.
 #[test]
 fn the_context_of_an_error_shows_no_token() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     let mut backend = db.backend();
     let [first, second] = [(); 2].map(|()| backend.create(ADA, "{}").unwrap().token);
     let mut errors = misuse(&mut backend, &first);
@@ -451,7 +451,7 @@ fn the_context_of_an_error_shows_no_token() {
 /// The hash is in its own column, and nothing else of a token is anywhere.
 #[test]
 fn no_table_holds_a_token() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     db.organization("acme", &["member"]);
     let mut backend = db.backend();
     let issued: Vec<_> = (0..3)
@@ -614,7 +614,7 @@ const JSON_ARGUMENTS: &[&str] = &[
 
 #[test]
 fn no_input_is_an_internal_error() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     db.sql(&format!(
         "SELECT magic_link.grant_admin('{}')",
         db.backend_role()
@@ -659,7 +659,7 @@ fn no_input_is_an_internal_error() {
 /// The words of an error are the extension's own: what a caller sent is quoted in part, if at all.
 #[test]
 fn messages_hold_no_control_characters() {
-    let db = Database::of(talkative());
+    let db = Database::of(verbose_cluster());
     let mut backend = db.backend();
     for text in ["a\nb", "\u{1b}[31mred", "\u{7}bell", "line\r\nLOG: forged"] {
         let context = serde_json::json!({"jitOrganizationIds": [text]}).to_string();

@@ -1,8 +1,8 @@
-//! What to do when a link is opened in a browser that is signed in already: the table of the
-//! contract, through the view and through the function.
+//! The session switch: what to do when a link is opened in a browser that is signed in already. Every row of the documented
+//! table, through the view and through the function.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database, Issued, Refused, until_expired};
+use magic_link_harness::{Calls, Database, ExpectSqlState, Issued};
 
 const ADA: &str = "ada@example.com";
 const EVE: &str = "eve@example.com";
@@ -147,7 +147,7 @@ fn only_the_exact_word_login_counts() {
 }
 
 #[test]
-fn the_function_tells_strangers_apart() {
+fn the_function_tells_a_wrong_address_from_an_unknown_token() {
     let tokens = Tokens::new();
     let mut backend = tokens.db.backend();
     let token = tokens.redeemable.token.as_str();
@@ -206,11 +206,16 @@ fn a_session_account_that_is_no_address_is_named() {
     let set = "SELECT set_config('magic_link.session_email', $1, false)";
 
     backend.execute(set, &[&"nonsense"]).unwrap();
-    let error = backend.decide(&token, ADA, None, None).refused("22023");
+    let error = backend
+        .decide(&token, ADA, None, None)
+        .expect_sqlstate("22023");
     assert_eq!(error.message(), "invalid magic_link.session_email");
-    backend.query(view, &[]).refused("22023");
+    backend.query(view, &[]).expect_sqlstate("22023");
     let error = backend.decide(&token, ADA, Some("nonsense"), None);
-    assert_eq!(error.refused("22023").message(), "invalid session_email");
+    assert_eq!(
+        error.expect_sqlstate("22023").message(),
+        "invalid session_email"
+    );
 
     for blank in ["", " ", " \t\r\n"] {
         backend.execute(set, &[&blank]).unwrap();
@@ -269,14 +274,14 @@ fn the_function_leaves_the_settings_as_they_were() {
     assert_eq!(read(&mut backend), set);
     backend
         .decide(token, ADA, Some("not an address"), Some("login"))
-        .refused("22023");
+        .expect_sqlstate("22023");
     assert_eq!(read(&mut backend), set);
 
     // Within a transaction a failure must not outlive its savepoint either.
     backend.batch_execute("BEGIN; SAVEPOINT s").unwrap();
     backend
         .decide(token, ADA, Some("not an address"), Some("login"))
-        .refused("22023");
+        .expect_sqlstate("22023");
     backend.batch_execute("ROLLBACK TO s").unwrap();
     assert_eq!(read(&mut backend), set);
     backend
@@ -298,12 +303,12 @@ fn null_and_malformed_arguments_are_misuse() {
             &[&token, &email, &session_email],
         )
     };
-    call(None, Some(ADA), None).refused("22004");
-    call(Some(token), None, None).refused("22004");
-    call(Some(token), Some("ada"), None).refused("22023");
+    call(None, Some(ADA), None).expect_sqlstate("22004");
+    call(Some(token), None, None).expect_sqlstate("22004");
+    call(Some(token), Some("ada"), None).expect_sqlstate("22023");
     for session_email in ["ada", "@", "a b@example.com", "\"ada\"@example.com"] {
         for token in [token, "malformed", &"0".repeat(32)] {
-            let error = call(Some(token), Some(ADA), Some(session_email)).refused("22023");
+            let error = call(Some(token), Some(ADA), Some(session_email)).expect_sqlstate("22023");
             assert!(format!("{error:?}").contains("session_email"), "{error:?}");
         }
     }
@@ -315,8 +320,10 @@ fn null_and_malformed_arguments_are_misuse() {
         .unwrap();
     backend
         .query("SELECT * FROM magic_link.session_switch", &[])
-        .refused("22023");
-    backend.decide(token, ADA, None, None).refused("22023");
+        .expect_sqlstate("22023");
+    backend
+        .decide(token, ADA, None, None)
+        .expect_sqlstate("22023");
 }
 
 #[test]
@@ -383,7 +390,7 @@ fn a_token_that_expires_in_a_transaction_is_seen_to() {
                   FROM magic_link.session_switch AS s
                   JOIN magic_link.one_time_token_status AS t ON t.id = s.token_id";
     transaction.query_one(seen, &[]).unwrap();
-    until_expired(&db, issued.id);
+    db.wait_until_expired(issued.id);
     let row = transaction.query_one(seen, &[]).unwrap();
     let columns = [0, 1, 2, 3].map(|column| row.get::<_, String>(column));
     assert_eq!(columns, ["expired", "expired", "refuse", "token_expired"]);

@@ -1,11 +1,11 @@
-//! On a hot standby what reads answers as on the primary, and what writes says so (25006) before it says
-//! anything else.
+//! A hot standby: functions that only read answer as on the primary, and functions that write raise 25006
+//! before any other error.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use magic_link_harness::postgres::{Client, Error, Row};
-use magic_link_harness::{Calls, Cluster, Database, Issued, Refused};
+use magic_link_harness::{Calls, Cluster, Database, ExpectSqlState, Issued};
 use uuid::Uuid;
 
 const ADA: &str = "ada@example.com";
@@ -146,7 +146,7 @@ fn what_writes_says_that_it_cannot_and_nothing_else() {
         };
         for presented in &links {
             println!("{call}: {}", presented.outcome);
-            let error = present(&mut client, call, presented).refused("25006");
+            let error = present(&mut client, call, presented).expect_sqlstate("25006");
             let read_only = "in a read-only transaction";
             assert!(error.message().contains(read_only), "{error:?}");
             assert!(!error.message().contains(&presented.issued.token));
@@ -229,8 +229,8 @@ fn session_switch_decides_by_function_and_by_view() {
         let answers = decisions(&mut backend, presented, session_email, prompt);
         assert_eq!(answers, [expected.clone(), expected], "{session_email}");
     }
-    let stranger = &links[1].issued.token;
-    let answer = backend.decide(stranger, EVE, None, None).unwrap();
+    let of_another_address = &links[1].issued.token;
+    let answer = backend.decide(of_another_address, EVE, None, None).unwrap();
     let refused = ("refuse".to_owned(), Some("email_mismatch".to_owned()));
     assert_eq!(answer, refused);
 }

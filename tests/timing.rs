@@ -1,7 +1,7 @@
-//! What a refusal costs tells nothing: work is compared, since time would be chance.
+//! The cost of a refusal reveals nothing. Index probes, pages and WAL are compared, since times vary by chance.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Cluster, Database, Issued, until_expired};
+use magic_link_harness::{Calls, Cluster, Database, Issued};
 
 const ADA: &str = "ada@example.com";
 const EVE: &str = "eve@example.com";
@@ -65,20 +65,20 @@ fn work_of(db: &Database, client: &mut Client, call: impl FnOnce(&mut Client)) -
     done.filter(|work| !nothing(work)).collect()
 }
 
-/// One look for one row, by the ledger's primary key.
+/// One probe of the primary key of one_time_tokens.
 fn one_probe(work: &[Work]) -> Work {
-    let [ledger] = work else {
+    let [probed] = work else {
         panic!("one table was to be looked into: {work:?}");
     };
-    assert!((0..=1).contains(&ledger.table_pages), "{ledger:?}");
+    assert!((0..=1).contains(&probed.table_pages), "{probed:?}");
     let expected = Work {
         table: "one_time_tokens".to_owned(),
         index_probes: 1,
-        index_pages: ledger.index_pages,
-        table_pages: ledger.table_pages,
+        index_pages: probed.index_pages,
+        table_pages: probed.table_pages,
         ..Work::default()
     };
-    assert_eq!(*ledger, expected);
+    assert_eq!(*probed, expected);
     expected
 }
 
@@ -95,7 +95,7 @@ fn refused_claims(db: &Database) -> Vec<Claim> {
     let register = create(r#"{"interactionEvent": "Register"}"#);
     backend.redeem(&consumed.token, ADA).unwrap();
     db.change(revoked.id, "revoked_at = clock_timestamp()");
-    until_expired(db, expired.id);
+    db.wait_until_expired(expired.id);
     let forged = format!("{}{}", &active.token[..8], "0".repeat(24));
     vec![
         ("token_not_found", forged, ADA),
@@ -225,10 +225,10 @@ fn only_a_wrong_address_for_an_active_token_is_written_down_and_by_one_function_
             if !counted {
                 // Whatever ended a token, a wrong address for it is not worth counting either.
                 let (_, token, _) = claim;
-                let stranger = ("email_mismatch", token, EVE);
+                let wrong_address = ("email_mismatch", token, EVE);
                 let over = ["token_consumed", "token_revoked", "token_expired"].contains(&claim.0);
-                let written = over && writes(&mut backend, try_redeem, &stranger);
-                assert!(!written, "{stranger:?}");
+                let written = over && writes(&mut backend, try_redeem, &wrong_address);
+                assert!(!written, "{wrong_address:?}");
             }
         }
     }

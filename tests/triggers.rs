@@ -1,8 +1,8 @@
-//! What triggers of the application's meet when a function of ours fires them: their session's settings,
-//! and what they make of them.
+//! Triggers of the application that a function of the extension fires: they see their session's settings, and changes that they
+//! make to settings stay.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Database, Refused};
+use magic_link_harness::{Calls, Database, ExpectSqlState};
 
 const ADA: &str = "ada@example.com";
 
@@ -144,12 +144,12 @@ fn a_row_that_a_trigger_suppresses_is_an_error() {
     let issued = db.backend().create(ADA, "{}").unwrap();
     trigger(&db, "RETURN NULL;");
     let (mut backend, mut admin) = (db.backend(), db.admin());
-    backend.create(ADA, "{}").refused("27000");
-    backend.redeem(&issued.token, ADA).refused("27000");
+    backend.create(ADA, "{}").expect_sqlstate("27000");
+    backend.redeem(&issued.token, ADA).expect_sqlstate("27000");
     backend
         .try_redeem_in(None, &issued.token, "eve@example.com")
-        .refused("27000");
-    admin.revoke(issued.id).refused("27000");
-    admin.delete(issued.id).refused("27000");
+        .expect_sqlstate("27000");
+    admin.revoke(issued.id).expect_sqlstate("27000");
+    admin.delete(issued.id).expect_sqlstate("27000");
     assert_eq!(db.status_of(&issued), "active");
 }

@@ -1,5 +1,5 @@
-//! From every release that was made to this version: nothing is lost, and afterwards all is as a fresh install makes it.
-//! tests/upgrade/ keeps the scripts of the releases, and `make test` installs them.
+//! ALTER EXTENSION UPDATE from every release to this version: no data is lost, and the catalogue is that of a fresh install.
+//! tests/upgrade/ has the scripts of the releases, and `make test` installs them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use magic_link_harness::postgres::Client;
 use magic_link_harness::{
-    APPLICATION_SCHEMA, Application, Calls, Catalogue, Cluster, Database, Refused,
+    APPLICATION_SCHEMA, Application, Calls, Catalogue, Cluster, Database, ExpectSqlState,
 };
 use serde_json::json;
 
@@ -263,7 +263,7 @@ fn the_declarations_of_a_release_work_with_this_library() {
 
 /// The first release alone: a later one may have answers of its own to a setting.
 #[test]
-fn so_do_those_of_the_first_release_with_every_setting() {
+fn the_declarations_of_the_first_release_work_with_every_setting() {
     let db = database_of(&releases()[0]);
     let present = settings(&db);
     let without_value: Vec<_> = present
@@ -341,7 +341,7 @@ fn assert_redeeming(backend: &mut Client) {
     );
     backend
         .redeem(&issued.token, &issued.email)
-        .refused("OT003");
+        .expect_sqlstate("OT003");
 
     let issued = backend
         .create("ada@example.com", r#"{"jitOrganizationIds": ["acme"]}"#)
@@ -428,7 +428,7 @@ fn assert_outcomes(db: &Database, backend: &mut Client) {
         assert_eq!(backend.check_in(event, token, email).unwrap(), expected);
         let (outcome, row) = backend.try_redeem_in(event, token, email).unwrap();
         assert_eq!((outcome.as_str(), row), (expected, None));
-        backend.redeem_in(event, token, email).refused(code);
+        backend.redeem_in(event, token, email).expect_sqlstate(code);
     }
     let (outcome, _) = backend
         .try_redeem_in(Some("Register"), &active, "active@example.com")
@@ -499,11 +499,13 @@ fn assert_issuing(db: &Database, backend: &mut Client) {
     backend.redeem(&newer.token, email).unwrap();
     backend
         .create(email, r#"{"jitOrganizationIds": ["nowhere"]}"#)
-        .refused("23503");
+        .expect_sqlstate("23503");
     backend
         .create(email, r#"{"jitOrganizationIds": "acme"}"#)
-        .refused("22023");
-    backend.create_for(email, Some(0), None).refused("22023");
+        .expect_sqlstate("22023");
+    backend
+        .create_for(email, Some(0), None)
+        .expect_sqlstate("22023");
     let status = "SELECT status FROM magic_link.one_time_token_status WHERE id = $1";
     assert_eq!(db.value::<String>(status, &[&newer.id]), "consumed");
 }

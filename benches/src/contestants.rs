@@ -1,7 +1,7 @@
 //! Who is compared, over the same tables and rows; each leaves the same rows behind.
 
 mod application;
-mod floor;
+mod baseline;
 mod one_statement;
 mod ours;
 mod plpgsql;
@@ -20,7 +20,7 @@ pub enum Contestant {
     ApplicationSide,
     /// With statements prepared once for a session, where the application takes that trouble.
     ApplicationPrepared,
-    Floor,
+    Baseline,
 }
 
 /// What a client sends for one case.
@@ -55,7 +55,7 @@ impl Contestant {
         Self::OneStatement,
         Self::ApplicationSide,
         Self::ApplicationPrepared,
-        Self::Floor,
+        Self::Baseline,
     ];
 
     pub fn name(self) -> &'static str {
@@ -65,7 +65,7 @@ impl Contestant {
             Self::OneStatement => "one statement",
             Self::ApplicationSide => "application side",
             Self::ApplicationPrepared => "application side, prepared",
-            Self::Floor => "the floor",
+            Self::Baseline => "the baseline",
         }
     }
 
@@ -93,8 +93,8 @@ impl Contestant {
                 statements: application::calls(workload, case),
                 in_one_transaction: false,
             }),
-            Self::Floor => Some(Call {
-                statements: floor::calls(workload, case)?,
+            Self::Baseline => Some(Call {
+                statements: baseline::calls(workload, case)?,
                 in_one_transaction: true,
             }),
         }

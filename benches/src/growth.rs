@@ -1,4 +1,4 @@
-//! Whether a call costs more where the ledger is longer.
+//! Whether a call costs more where one_time_tokens has more rows.
 
 use magic_link_harness::Database;
 
@@ -79,7 +79,7 @@ fn report(counts: &[[f64; 2]]) -> Part {
         rows: rows.collect(),
         plots: vec![Bars {
             file: "growth",
-            title: "Instructions a call, by the rows in the ledger",
+            title: "Instructions a call, by the rows in one_time_tokens",
             unit: "thousand",
             scale: 1e-3,
             series: vec!["10 thousand", "1 million", "10 million"],

@@ -77,9 +77,9 @@ fn report(counts: &HashMap<(Workload, Contestant), f64>) -> Part {
     let rows = vec![
         against(Redeem(1), PlPgsql, 0.60),
         against(Redeem(1), OneStatement, 0.85),
-        against(Redeem(1), Floor, 1.10),
+        against(Redeem(1), Baseline, 1.10),
         against(SignIn, PlPgsql, 0.60),
-        against(Create, Floor, 1.10),
+        against(Create, Baseline, 1.10),
         half_a_sign_in(Refused),
         half_a_sign_in(Check),
     ];

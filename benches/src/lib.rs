@@ -7,7 +7,7 @@
 //! proxy         a network that is not there: it delays what passes
 //!
 //! instructions  counted by callgrind in a single-user server       wal        bytes, transaction ids, heap-only updates
-//! throughput    over a socket, by several clients                  growth     with the size of the ledger
+//! throughput    over a socket, by several clients                  growth     with the size of one_time_tokens
 //! bulk          many addresses in one call                         purge      beside redemptions
 //! memory        of a session that goes on and on
 //!

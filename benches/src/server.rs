@@ -94,7 +94,8 @@ impl<'c> Stopped<'c> {
         let original = data(self.cluster);
         let [copy, statements, output] =
             ["copy", "statements", "output"].map(|name| path(self.cluster, name));
-        fs::write(&statements, script(contestant, calls)).expect("no room for the statements");
+        fs::write(&statements, script(contestant, calls))
+            .expect("the file of statements cannot be written");
         let data = match on_copy {
             true => {
                 shell(

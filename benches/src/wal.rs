@@ -31,11 +31,11 @@ pub fn measure() -> Part {
         let of = |contestant, cases: &[Case]| {
             bytes(&mut session(contestant), contestant, workload, cases)
         };
-        let floor = of(Contestant::Floor, &next(&mut client, workload));
+        let baseline = of(Contestant::Baseline, &next(&mut client, workload));
         let cases = next(&mut client, workload);
         let ours = of(Contestant::Ours, &cases);
-        let figure = format!("WAL, {}, to the floor", workload.name());
-        rows.push(Row::ratio(figure, ours / floor, Goal::AtMost(1.05)));
+        let figure = format!("WAL, {}, to the baseline", workload.name());
+        rows.push(Row::ratio(figure, ours / baseline, Goal::AtMost(1.05)));
     }
     for workload in [Workload::Refused, Workload::Check] {
         progress(workload.name());

@@ -6,8 +6,7 @@ use serde_json::json;
 
 use crate::calls::{Calls, Issued};
 use crate::database::Database;
-use crate::refusal::Refused;
-use crate::waiting::until_expired;
+use crate::sqlstate::ExpectSqlState;
 
 /// The schema of the application's own objects.
 pub const SCHEMA: &str = "app";
@@ -73,7 +72,7 @@ impl Application {
         database.sql(&format!(
             "INSERT INTO app.profiles SELECT id, 'The Countess' FROM magic_link.users WHERE email = '{ADA}'"
         ));
-        until_expired(database, expired.id);
+        database.wait_until_expired(expired.id);
         Self {
             active,
             consumed,
@@ -112,7 +111,7 @@ impl Application {
             assert_eq!(tried, outcome);
             backend
                 .redeem_in(event, &token.token, &token.email)
-                .refused(code);
+                .expect_sqlstate(code);
         }
 
         let Issued {
@@ -128,7 +127,7 @@ impl Application {
             )
             .unwrap();
         assert_eq!((seen.get(0), seen.get(1)), ("active", "redeem"));
-        backend.redeem(token, email).refused("OT006");
+        backend.redeem(token, email).expect_sqlstate("OT006");
         let redeemed = backend.redeem_in(Some("Register"), token, email).unwrap();
         assert!(redeemed.user_created);
         assert_eq!(redeemed.context, self.active.context);
@@ -222,7 +221,7 @@ fn assert_grants(database: &Database) {
         "SELECT FROM magic_link.one_time_tokens",
         "SELECT magic_link.check_one_time_token('0', 'a@example.com')",
     ] {
-        reader.query(query, &[]).refused("42501");
+        reader.query(query, &[]).expect_sqlstate("42501");
     }
     database
         .connect_as(&database.role_name("clerk"))
@@ -236,9 +235,11 @@ fn assert_grants(database: &Database) {
     for table in database.tables() {
         backend
             .query(&format!("SELECT FROM {table}"), &[])
-            .refused("42501");
+            .expect_sqlstate("42501");
     }
-    backend.create_for(ADA, Some(3601), None).refused("22023");
+    backend
+        .create_for(ADA, Some(3601), None)
+        .expect_sqlstate("22023");
 }
 
 #[track_caller]
@@ -254,7 +255,7 @@ fn assert_own_objects(database: &Database) {
     let mut superuser = database.superuser();
     superuser
         .batch_execute("INSERT INTO app.profiles VALUES (gen_random_uuid(), 'nobody')")
-        .refused("23503");
+        .expect_sqlstate("23503");
     superuser
         .batch_execute(
             "INSERT INTO app.profiles SELECT id, ' seven ' FROM magic_link.users WHERE email = 'user7@example.com'",
@@ -267,5 +268,5 @@ fn assert_own_objects(database: &Database) {
     assert_eq!(database.count("app.profiles"), 1);
     superuser
         .batch_execute("INSERT INTO magic_link.organization_memberships VALUES ('nowhere', (SELECT min(user_id::text)::uuid FROM app.profiles))")
-        .refused("23503");
+        .expect_sqlstate("23503");
 }

@@ -1,4 +1,4 @@
-//! A PostgreSQL cluster that lives no longer than the tests that use it.
+//! A temporary PostgreSQL cluster, which is stopped and deleted when the tests that use it end.
 
 use std::env;
 use std::ffi::OsStr;
@@ -12,21 +12,21 @@ use std::sync::{Mutex, OnceLock};
 
 use postgres::{Client, Config, NoTls};
 
-use crate::keeper::{Keeper, as_server_user, server_programs};
+use crate::polling::wait_until;
+use crate::server_process::{ServerProcess, as_server_user, server_programs};
 use crate::small_disk;
-use crate::waiting::until;
 
-/// The port is part of the socket's name; every cluster has a folder for its socket alone.
+/// The port is part of the socket's name. Each cluster has its socket in a folder of its own, so all can have the same port.
 pub(crate) const PORT: u16 = 5432;
 
-/// The database that has the extension installed, from which those of the tests are copied.
+/// The template database: it has the extension installed, and the databases of the tests are copies of it.
 pub(crate) const TEMPLATE: &str = "with_magic_link";
 
-/// What every cluster is told; what a test asks for comes after it and wins.
+/// The settings of every cluster. Those that a test asks for come after them, so they override these.
 ///
-/// The log's prefix is the SQLSTATE and the database, so that a test can look for what went wrong in
-/// its own database. Autovacuum would connect to the template and keep it from being copied. What
-/// waits in vain for another connection of the same test is to fail, not to hang.
+/// The log's prefix is the SQLSTATE and the database, so that a test can search the log for the errors of its own
+/// database. Autovacuum would connect to the template database, which could not be copied then. With
+/// `statement_timeout` a statement that waits for a connection of the same test fails; it would hang otherwise.
 const SETTINGS: &[(&str, &str)] = &[
     ("listen_addresses", ""),
     ("max_connections", "200"),
@@ -41,8 +41,8 @@ const SETTINGS: &[(&str, &str)] = &[
 
 /// A running cluster with the extension installed in a template database.
 pub struct Cluster {
-    /// None where the cluster is to run until the process ends.
-    keeper: Option<Mutex<Keeper>>,
+    /// None where the cluster runs until the test process ends.
+    process: Option<Mutex<ServerProcess>>,
     folder: PathBuf,
     databases: AtomicU32,
 }
@@ -61,47 +61,70 @@ impl Cluster {
         cluster
     }
 
-    /// Starts one, made with these options of initdb, that has a small disk: a file system of so many megabytes that goes with
-    /// it.
+    /// Starts a cluster, made with these options of initdb, that has a small disk: a file system of so many megabytes, which
+    /// is unmounted when the cluster ends.
     pub fn with_small_disk(megabytes: u32, options: &[&str], settings: &[(&str, &str)]) -> Self {
         let settings = configuration(settings);
         let arguments = iter::once(settings.as_str()).chain(options.iter().copied());
         let arguments: Vec<_> = arguments.map(OsStr::new).collect();
         let mounting = small_disk::mounting(megabytes);
-        let cluster = Self::kept_by(Keeper::start_by(mounting, "cluster", &arguments));
+        let cluster = Self::of_process(ServerProcess::start_by(mounting, "cluster", &arguments));
         cluster.make_template();
         cluster
     }
 
-    /// A hot standby of this cluster: it can be read, and follows what is written here.
+    /// A hot standby of this cluster.
     pub fn standby(&self) -> Self {
         Self::keep("standby", &[self.folder.as_ref()])
     }
 
-    fn keep(kind: &str, arguments: &[&OsStr]) -> Self {
-        Self::kept_by(Keeper::start(kind, arguments))
+    /// Waits until the standby has replayed what this cluster has written by now.
+    #[track_caller]
+    pub fn wait_for_catchup(&self, standby: &Self) {
+        let written: String = self
+            .connect("postgres", "postgres")
+            .query_one("SELECT pg_current_wal_lsn()::text", &[])
+            .expect("the primary does not answer")
+            .get(0);
+        let mut observer = standby.connect("postgres", "postgres");
+        wait_until(
+            "the standby has replayed what the primary has written",
+            || {
+                observer
+                    .query_one(
+                        "SELECT pg_last_wal_replay_lsn() >= $1::text::pg_lsn",
+                        &[&written],
+                    )
+                    .expect("the standby does not answer")
+                    .get(0)
+            },
+        );
     }
 
-    fn kept_by((keeper, folder): (Keeper, PathBuf)) -> Self {
+    fn keep(kind: &str, arguments: &[&OsStr]) -> Self {
+        Self::of_process(ServerProcess::start(kind, arguments))
+    }
+
+    fn of_process((process, folder): (ServerProcess, PathBuf)) -> Self {
         Self {
-            keeper: Some(Mutex::new(keeper)),
+            process: Some(Mutex::new(process)),
             folder,
             databases: AtomicU32::new(0),
         }
     }
 
-    /// For a cluster in a static.
+    /// For a cluster in a static, which is never dropped: it is stopped when the process exits.
     pub fn until_exit(mut self) -> Self {
-        if let Some(keeper) = self.keeper.take() {
-            keeper
+        if let Some(process) = self.process.take() {
+            process
                 .into_inner()
-                .expect("nobody panics there")
+                .expect("no thread panics while it holds the lock")
                 .until_exit();
         }
         self
     }
 
-    /// Where its socket is.
+    /// The folder of its socket.
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
@@ -111,7 +134,7 @@ impl Cluster {
         postgres
             .batch_execute(&format!("CREATE DATABASE {TEMPLATE}"))
             .expect("no template database");
-        // Disconnects at once: a database with a connection cannot be copied.
+        // This connection is closed at once: a database with a connection cannot be copied.
         self.connect(TEMPLATE, "postgres")
             .batch_execute("CREATE EXTENSION magic_link")
             .expect(
@@ -119,17 +142,17 @@ impl Cluster {
             );
     }
 
-    /// A connection to a database as a role, which needs no password.
+    /// A connection to a database as a role. No role needs a password.
     pub fn connect(&self, database: &str, role: &str) -> Client {
         connect(&self.folder, database, role)
     }
 
-    /// For tests that expect a connection to fail, or that want options of their own.
+    /// For tests that expect a connection to fail, or that need connection options of their own.
     pub fn config(&self, database: &str, role: &str) -> Config {
         config(&self.folder, database, role)
     }
 
-    /// What psql answers to a script, which it leaves at the first error.
+    /// Runs a script in psql with ON_ERROR_STOP, and returns what psql prints.
     #[track_caller]
     pub fn psql(&self, database: &str, role: &str, script: &str) -> String {
         let mut psql = Command::new(format!("{}/psql", server_programs()))
@@ -151,8 +174,8 @@ impl Cluster {
         String::from_utf8_lossy(&answer.stdout).into_owned()
     }
 
-    /// What a shell answers to a command line, with the server's own programs in its path, which connect to this cluster as
-    /// its superuser. It runs as whoever runs the server, so that what it writes goes with the cluster.
+    /// Runs a command line in a shell. The server's own programs are in its PATH, and connect to this cluster as its superuser.
+    /// The shell runs as the operating system's user of the server, so that files that it writes are deleted with the cluster.
     pub fn shell(&self, command: &str) -> Output {
         let path = env::var("PATH").unwrap_or_default();
         as_server_user()
@@ -166,61 +189,64 @@ impl Cluster {
             .expect("no shell")
     }
 
-    /// Runs a command line where the server runs, which may see other disks than we do; the server's programs are in its path.
+    /// Runs a command line in the mount namespace of the server. The server's programs are in its PATH.
     #[track_caller]
     pub fn run_inside(&self, command: &str) {
         assert!(self.succeeds_inside(command), "{command}: {}", self.said());
     }
 
-    /// The same, and answers whether it succeeded.
+    /// The same, and returns whether it succeeded.
     pub fn succeeds_inside(&self, command: &str) -> bool {
-        let keeper = self
-            .keeper
+        let process = self
+            .process
             .as_ref()
-            .expect("not one that runs until the end");
-        keeper.lock().expect("nobody panics there").run(command)
+            .expect("a cluster that runs until exit takes no commands");
+        process
+            .lock()
+            .expect("no thread panics while it holds the lock")
+            .run(command)
     }
 
-    /// What the latest command inside printed.
+    /// The output of the latest command that ran inside.
     fn said(&self) -> String {
         fs::read_to_string(self.folder.join("step")).unwrap_or_default()
     }
 
-    /// Kills the server the hard way, all its processes at once, and waits until they are gone.
+    /// Kills all processes of the server at once (SIGKILL), and waits until they are gone.
     pub fn kill(&self) {
-        // A stopped postmaster neither starts another process nor hears of those that die.
+        // A postmaster that SIGSTOP stopped neither starts a process nor reacts to one that dies.
         self.run_inside(
             "postmaster=$(head -n 1 data/postmaster.pid); kill -STOP $postmaster; \
              processes=\"$(ps -o pid= --ppid $postmaster) $postmaster\"; kill -KILL $processes && echo $processes",
         );
         for process in self.said().split_whitespace() {
-            until("a killed process is gone", || !runs(process));
+            wait_until("a killed process is gone", || !runs(process));
         }
-        // Who starts a server takes a process that nobody has reaped yet for one that runs.
+        // pg_ctl would take a zombie for a server that runs.
         self.run_inside("rm data/postmaster.pid .s.PGSQL.*.lock");
     }
 
-    /// Kills one server process the hard way, if it is still there; the server ends all sessions then, and recovers.
+    /// Kills one server process (SIGKILL) if it still exists. The server ends all sessions then, and recovers.
     pub fn kill_process(&self, process_id: i32) {
         self.run_inside(&format!("kill -KILL {process_id} || :"));
     }
 
-    /// Starts the server that was killed, which recovers from its write-ahead log first.
+    /// Starts the server that was killed. It recovers from its write-ahead log first.
     pub fn start_again(&self) {
         self.run_inside("pg_ctl start --wait --pgdata=data --log=log");
     }
 
-    /// Makes a standby a server of its own, and waits until it can be written.
+    /// Promotes a standby, and waits until it accepts writes.
     pub fn promote(&self) {
         self.run_inside("pg_ctl promote --wait --pgdata=data");
     }
 
-    /// A place for files that end with the cluster.
+    /// The path of a file that is deleted with the cluster.
     pub fn file(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 
-    /// Everything that the server has written to its log so far.
+    /// The server log so far.
     pub fn log(&self) -> String {
         let log = fs::read(self.folder.join("log")).expect("the server has no log");
         String::from_utf8_lossy(&log).into_owned()
@@ -232,14 +258,14 @@ impl Cluster {
     }
 }
 
-/// A process that ended stays in the list until its parent has looked at it, which init may be slow to do.
+/// A zombie does not count as running: init may be slow to reap it.
 fn runs(process_id: &str) -> bool {
     let status = fs::read_to_string(format!("/proc/{process_id}/stat")).unwrap_or_default();
     let state = status.rsplit(") ").next().unwrap_or_default();
     !state.is_empty() && !state.starts_with(['Z', 'X'])
 }
 
-/// A connection to whatever listens in a folder.
+/// A connection to the server (PostgreSQL or PgBouncer) whose socket is in this folder.
 pub(crate) fn connect(folder: &Path, database: &str, role: &str) -> Client {
     config(folder, database, role)
         .connect(NoTls)
@@ -268,7 +294,7 @@ fn configuration(settings: &[(&str, &str)]) -> String {
 mod tests {
     use super::*;
 
-    /// Dropping does nothing but close the pipe, as the kernel does for a process that is killed.
+    /// Dropping only closes a pipe, which the kernel does too when the test process is killed.
     fn assert_nothing_is_left_of(cluster: Cluster) {
         let folder = cluster.folder.clone();
         let mut connection = cluster.connect("postgres", "postgres");

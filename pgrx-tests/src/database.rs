@@ -9,17 +9,17 @@ use uuid::Uuid;
 
 use crate::calls::Issued;
 use crate::cluster::{Cluster, TEMPLATE};
-use crate::waiting::until_replayed;
+use crate::polling::wait_until;
 
-/// A fresh database, with a backend and an admin role of its own, since roles belong to the whole cluster.
+/// A fresh database. It has a backend role and an admin role of its own, since roles belong to the whole cluster.
 ///
-/// When it goes away without a failure it looks into the server's log: nothing that a test does
-/// may end in an internal error, whatever else the test looked at.
+/// When it is dropped and the test has not failed, it searches the server log: no test may cause an internal error,
+/// whatever else the test checks.
 pub struct Database<'a> {
     cluster: &'a Cluster,
     number: u32,
     name: String,
-    /// Whether somebody kills server processes of this cluster on purpose.
+    /// Whether the test kills server processes of this cluster on purpose.
     kills: bool,
 }
 
@@ -75,14 +75,14 @@ impl<'a> Database<'a> {
         }
     }
 
-    /// For a test that kills single server processes: those that ended by SIGKILL are no failure of its.
+    /// For a test that kills single server processes: a process that SIGKILL ended does not fail it.
     pub fn with_kills(mut self) -> Self {
         self.kills = true;
         self
     }
 
-    /// A database that is there already, whose roles have the names of this one's: a second one beside
-    /// it, or the same one restored on another cluster.
+    /// A database that exists already and whose roles have the names of this one's. It may be a second database of the
+    /// cluster, or the same one restored on another cluster.
     pub fn with_roles_of_this<'b>(&self, cluster: &'b Cluster, name: &str) -> Database<'b> {
         Database {
             cluster,
@@ -92,9 +92,9 @@ impl<'a> Database<'a> {
         }
     }
 
-    /// The same database on a standby of its cluster, with all that has been written so far.
+    /// The same database on a standby of its cluster, which has replayed all that was written so far.
     pub fn on<'s>(&self, standby: &'s Cluster) -> Database<'s> {
-        until_replayed(self.cluster, standby);
+        self.cluster.wait_for_catchup(standby);
         self.with_roles_of_this(standby, &self.name)
     }
 
@@ -106,7 +106,7 @@ impl<'a> Database<'a> {
         self.cluster
     }
 
-    /// Creates a role that no other test has, and answers its name.
+    /// Creates a role that no other test has, and returns its name.
     pub fn role(&self, kind: &str, options: &str) -> String {
         let role = self.role_name(kind);
         self.sql(&format!("CREATE ROLE {role} {options}"));
@@ -172,7 +172,7 @@ impl<'a> Database<'a> {
         self.value(&format!("SELECT count(*) FROM {from}"), &[])
     }
 
-    /// Gives a setting of ours a value for all who connect to the database from now on.
+    /// Sets a setting of the extension (ALTER DATABASE … SET) for all sessions that start from now on.
     #[track_caller]
     pub fn set(&self, setting: &str, value: impl Display) {
         let name = &self.name;
@@ -181,7 +181,7 @@ impl<'a> Database<'a> {
         ));
     }
 
-    /// Changes the row of a token by hand.
+    /// Updates the row of a token as a superuser.
     #[track_caller]
     pub fn change(&self, token: Uuid, change: &str) {
         self.sql(&format!(
@@ -197,10 +197,40 @@ impl<'a> Database<'a> {
         )
     }
 
-    /// How often the ledger was read as a whole so far, by the session of `client` and all that ended,
-    /// and how many of its rows were read in any way.
+    /// Waits until the server process waits for a lock that another process holds (`pg_blocking_pids`).
+    #[track_caller]
+    pub fn wait_until_blocked(&self, process_id: i32) {
+        let mut observer = self.superuser();
+        wait_until("a process waits for a lock", || {
+            observer
+                .query_one(
+                    "SELECT cardinality(pg_catalog.pg_blocking_pids($1)) > 0",
+                    &[&process_id],
+                )
+                .expect("the observer's query failed")
+                .get(0)
+        });
+    }
+
+    /// Waits until the token has expired by the server's own clock.
+    #[track_caller]
+    pub fn wait_until_expired(&self, id: Uuid) {
+        let mut observer = self.superuser();
+        wait_until("a token expires", || {
+            observer
+                .query_one(
+                    "SELECT clock_timestamp() >= expires_at FROM magic_link.one_time_tokens WHERE id = $1",
+                    &[&id],
+                )
+                .expect("the observer's query failed")
+                .get(0)
+        });
+    }
+
+    /// How many sequential scans of one_time_tokens there were so far, and how many of its rows were read in any way. It counts
+    /// the session of `client` and all sessions that have ended.
     pub fn reads_by(&self, client: &mut Client) -> (i64, i64) {
-        // A session hands its counts in between two transactions, now and then or when it is told to.
+        // A session reports its statistics between two transactions: now and then, or when it is told to.
         client
             .batch_execute("SELECT pg_stat_force_next_flush()")
             .expect("no flush");
@@ -215,10 +245,10 @@ impl<'a> Database<'a> {
         (row.get(0), row.get(1))
     }
 
-    /// Writes rows into the ledger by hand, with ids as they are made: of the time of issue. `rows` is
-    /// a query for `email, created_at, expires_at, consumed_at, revoked_at, failed_attempts`.
+    /// Inserts rows into one_time_tokens. Each id is a UUIDv7 of `created_at`, as the extension makes it. `rows` is a query
+    /// for `email, created_at, expires_at, consumed_at, revoked_at, failed_attempts`.
     #[track_caller]
-    pub fn ledger(&self, rows: &str) {
+    pub fn insert_tokens(&self, rows: &str) {
         self.sql(&format!(
             "INSERT INTO magic_link.one_time_tokens
                     (id, token_hash, email, organization_ids, context, created_at, expires_at,
@@ -264,7 +294,7 @@ impl<'a> Database<'a> {
             .expect("no roles");
     }
 
-    /// Every row of every table of the schema, as text: to see that a call changed nothing.
+    /// Every row of every table of the schema, as text. Tests compare it to see that a call changed nothing.
     pub fn contents(&self) -> String {
         let mut superuser = self.superuser();
         let mut contents = String::new();
@@ -282,7 +312,7 @@ impl<'a> Database<'a> {
         contents
     }
 
-    /// The tables of the schema, from the catalogue: none is forgotten when one is added.
+    /// The tables of the schema, from the catalogue, so that a new table is not forgotten.
     pub fn tables(&self) -> Vec<String> {
         self.superuser()
             .query(
@@ -335,14 +365,14 @@ impl<'a> Database<'a> {
         all
     }
 
-    /// Whatever the tests do on purpose, none of it is an internal error, and no server process dies.
+    /// Nothing that a test does on purpose is an internal error (XX000), and no server process dies.
     fn assert_no_internal_error(&self) {
-        let mine = format!("XX000 {} ", self.name);
-        let everybodys = ["panicked at", "stack backtrace", "terminated by signal"];
+        let internal_error = format!("XX000 {} ", self.name);
+        let of_any_database = ["panicked at", "stack backtrace", "terminated by signal"];
         for line in self.cluster.log().lines() {
-            assert!(!line.starts_with(&mine), "{line}");
+            assert!(!line.starts_with(&internal_error), "{line}");
             let killed = self.kills && line.contains("terminated by signal 9");
-            let failed = everybodys.iter().any(|sign| line.contains(sign));
+            let failed = of_any_database.iter().any(|sign| line.contains(sign));
             assert!(!failed || killed, "{line}");
         }
     }

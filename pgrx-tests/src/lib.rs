@@ -1,43 +1,44 @@
-//! The harness: a throwaway cluster with the extension in it, seen as its users see it, through
-//! connections of an ordinary driver. It knows nothing of the extension's insides.
+//! The test harness: temporary PostgreSQL clusters with the extension installed, used through connections of an ordinary driver.
+//! It knows the extension by its SQL interface only.
 //!
 //! ```text
-//! cluster      a server that ends with the tests          database   a room of its own for each test
-//! keeper       the process that sees to it                pooler     pgbouncer before a database
-//! calls        the extension's functions, typed           refusal    errors by their SQLSTATE
-//! crowd        several connections at once                waiting    events to wait for, in place of sleeping
-//! catalogue    what a database says of its objects        documentation  what the pages tell people to run
-//! small_disk   a file system that can be filled           trials     tests that not every machine can run
-//! application  what lives with the extension, to see that nothing of it is lost
+//! application        an application beside the extension    catalogue   a database's objects, as comparable text
+//! pgbouncer          PgBouncer in front of a database       concurrency several connections at the same time
+//! database           a database for each test               calls       the extension's functions, typed
+//! cluster            a server, and standbys of it           server_process  a server that ends with the tests
+//! small_disk         a file system that can be filled       polling     waiting for an event
+//! sqlstate           assertions about errors                conditional_tests  tests that some machines cannot run
+//! documentation      the statements that README.md and docs/ show
 //! ```
+//!
+//! Dependencies point one way: application, pgbouncer, concurrency -> database -> cluster -> small_disk -> server_process. calls, catalogue,
+//! conditional_tests, documentation, polling and sqlstate use no other module.
 
 mod application;
 mod calls;
 mod catalogue;
 mod cluster;
-mod crowd;
+mod concurrency;
+mod conditional_tests;
 mod database;
 pub mod documentation;
-mod keeper;
-mod pooler;
-mod refusal;
+mod pgbouncer;
+mod polling;
+mod server_process;
 mod small_disk;
-mod trials;
-mod waiting;
+mod sqlstate;
 
 pub use application::{Application, SCHEMA as APPLICATION_SCHEMA};
 pub use calls::{Calls, Issued, Redeemed};
 pub use catalogue::Catalogue;
 pub use cluster::Cluster;
-pub use crowd::{at_once, behind, process_id};
+pub use concurrency::{concurrently, process_id, while_blocked};
+pub use conditional_tests::{Test, no_requirement, run_tests};
 pub use database::Database;
-pub use pooler::Pooler;
-pub use refusal::Refused;
+pub use pgbouncer::PgBouncer;
+pub use polling::{wait_until, wait_until_next_minute};
 pub use small_disk::{SMALL_DISK, can_have_small_disk};
-pub use trials::{Test, nothing, run_tests};
-pub use waiting::{
-    until, until_expired, until_next_minute, until_replayed, until_waiting_for_lock,
-};
+pub use sqlstate::ExpectSqlState;
 
 /// The driver, so that tests name one crate.
 pub use postgres;

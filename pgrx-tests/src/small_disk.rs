@@ -1,15 +1,15 @@
-//! A disk that can be filled: a file system in memory that only one server and its keeper see, and that goes with them.
+//! A disk that can be filled: a tmpfs in the mount namespace of one server, which ends with that server.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
-use crate::keeper::{as_server_user, is_root};
+use crate::server_process::{as_server_user, is_root};
 
-/// Where the server finds it: a folder that is on every machine, and hidden from that server alone.
+/// Its mount point: a folder that every machine has. Only for that server the tmpfs hides what is in it.
 pub const SMALL_DISK: &str = "/mnt";
 
-/// Why this machine lets nobody mount one, if it does not.
+/// An error says why this machine does not allow the mount.
 pub fn can_have_small_disk() -> Result<(), String> {
     let tried = mounting(1).arg("true").output();
     let tried = tried.map_err(|error| error.to_string())?;
@@ -23,14 +23,14 @@ pub fn can_have_small_disk() -> Result<(), String> {
     ))
 }
 
-/// A command that runs another as whoever may run a server, before whom such a file system is mounted.
+/// A command that mounts the tmpfs in a new mount namespace and then runs another command there, as a user who may run a server.
 pub(crate) fn mounting(megabytes: u32) -> Command {
     let mount = format!(
         "mount -t tmpfs -o size={megabytes}m,mode=1777 small_disk {SMALL_DISK} && exec \"$@\""
     );
     let mut command = Command::new("unshare");
     if !is_root() {
-        // Only root mounts; so become what is root for a moment, in a namespace of our own.
+        // Only root may mount, so become root in a user namespace of our own.
         command.args(["--user", "--map-root-user"]);
     }
     command.args(["--mount", "--", "sh", "-c", &mount, "sh"]);
@@ -39,10 +39,10 @@ pub(crate) fn mounting(megabytes: u32) -> Command {
         command.arg(as_server_user.get_program());
         command.args(as_server_user.get_args());
     } else {
-        let us = fs::metadata("/proc/self").expect("no /proc");
+        let process = fs::metadata("/proc/self").expect("no /proc");
         command.args(["unshare", "--user"]);
-        command.arg(format!("--map-user={}", us.uid()));
-        command.arg(format!("--map-group={}", us.gid()));
+        command.arg(format!("--map-user={}", process.uid()));
+        command.arg(format!("--map-group={}", process.gid()));
         command.arg("--");
     }
     command

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use magic_link_harness::postgres::{Client, Error, NoTls};
-use magic_link_harness::{Calls, Database, at_once, until};
+use magic_link_harness::{Calls, Database, concurrently, wait_until};
 
 use crate::actions::{Action, Change, Object, Piece, Round, Terms};
 use crate::journal::{Answer, Deed, Entry, Hold, Token, What, Window};
@@ -121,7 +121,7 @@ impl<'a> Stage<'a> {
         thread::scope(|scope| {
             let striker = scope.spawn(|| strike(&self));
             let end = End(&self);
-            at_once(clients, |(connection, client)| {
+            concurrently(clients, |(connection, client)| {
                 self.work(connection, client)
             });
             drop(end);
@@ -429,7 +429,7 @@ fn into_inner<T>(mutex: Mutex<T>) -> T {
 pub fn connect(database: &Database, role: &str) -> (Client, i32) {
     let config = database.cluster().config(database.name(), role);
     let mut connected = None;
-    until("the server lets a connection in", || {
+    wait_until("the server lets a connection in", || {
         connected = config.connect(NoTls).ok().and_then(|mut client| {
             let process = client
                 .query_one("SELECT pg_backend_pid()", &[])
@@ -467,7 +467,7 @@ fn call(client: &mut Client, action: &Action, what: &What, place: Place) -> Resu
         }
         What::Mistake(token) => {
             let (outcome, _) =
-                client.try_redeem_in(None, &token.secret, "stranger@fleeting.example")?;
+                client.try_redeem_in(None, &token.secret, "unknown@fleeting.example")?;
             Ok(Answer::Word(outcome))
         }
         What::Check(token) => {

@@ -102,7 +102,7 @@ impl<'a> Addresses<'a> {
     /// Each acknowledged redemption answers an account that had the token's address when it looked: behind the token's lock, and
     /// before it answered. Whose transaction joins organizations keeps the account at its address until it ends. And where it says
     /// that nobody has the address, there was a moment at which it may have been so.
-    pub fn strangers(&self, holds: &[Hold]) -> Vec<String> {
+    pub fn wrong_accounts(&self, holds: &[Hold]) -> Vec<String> {
         let of_call = |call: Call| match (&call.deed.what, &call.deed.answer) {
             (What::Redeem(token), Some(Answer::Redeemed(answer))) => {
                 self.redeemed(&call, token, answer, holds)

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 
 use magic_link_harness::postgres::{Client, Error};
-use magic_link_harness::{Cluster, Database, process_id, until};
+use magic_link_harness::{Cluster, Database, process_id, wait_until};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
@@ -308,7 +308,7 @@ fn act(
 fn until_held_up_or_through(database: &Database, actors: &[Actor]) -> Vec<Option<Said>> {
     let mut observer = database.superuser();
     let mut ended: Vec<Option<Said>> = actors.iter().map(|_| None).collect();
-    until("every call waits or has ended", || {
+    wait_until("every call waits or has ended", || {
         let held_up: Vec<i32> = observer
             .query_one(
                 "SELECT coalesce(array_agg(pid), '{}') FROM pg_catalog.pg_stat_activity

@@ -307,7 +307,7 @@ fn issue_all(database: &Database) -> HashMap<Caller, [Token; 2]> {
 /// No token expires while the rounds go on; some have ended long ago, for a purge.
 fn fill_ledger(database: &Database) {
     database.sql("UPDATE magic_link.one_time_tokens SET expires_at = now() + '30 days'");
-    database.ledger(
+    database.insert_tokens(
         "SELECT 'ended@example.com', now() - interval '90 days', now() - interval '89 days', NULL, NULL, 0
            FROM generate_series(1, 20)",
     );

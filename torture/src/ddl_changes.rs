@@ -16,8 +16,8 @@ const TABLES: [(&str, &str); 8] = [
     ("one_time_tokens", "failed_attempts"),
 ];
 
-/// The ledger: a view of ours and a function depend on it.
-pub const LEDGER: &str = "one_time_tokens";
+/// Views and a function of the extension depend on this table.
+pub const ONE_TIME_TOKENS: &str = "one_time_tokens";
 
 /// Of each index its table, and whether an ON CONFLICT of ours infers it. An index without a line here fails the suite.
 const INDEXES: [(&str, &str, bool); 15] = [
@@ -213,9 +213,9 @@ impl Change {
         let table = self.table.as_str();
         match self.kind {
             // What a logged table refers to is logged.
-            Unlogged => table == LEDGER,
+            Unlogged => table == ONE_TIME_TOKENS,
             // Views of ours need these tables, and go with the extension alone.
-            DropAndCreate => table != "users" && table != LEDGER,
+            DropAndCreate => table != "users" && table != ONE_TIME_TOKENS,
             DropColumn => unneeded_column(table).is_some(),
             _ => true,
         }
@@ -285,7 +285,7 @@ impl Change {
             SetSchema => run(&format!("ALTER TABLE {qualified} SET SCHEMA public")),
             Rewrite => {
                 let column = rewritable(table);
-                if table == LEDGER {
+                if table == ONE_TIME_TOKENS {
                     // A view has the column.
                     return run(&format!("{lock}; ALTER TABLE {qualified} SET UNLOGGED; ALTER TABLE {qualified} SET LOGGED"));
                 }
@@ -318,7 +318,7 @@ impl Change {
                 run(&format!(
                     "CREATE TABLE magic_link.parent (LIKE {qualified}); ALTER TABLE {qualified} INHERIT magic_link.parent"
                 ))?;
-                if table == LEDGER {
+                if table == ONE_TIME_TOKENS {
                     // Its CHECK cannot be inherited.
                     return Ok(());
                 }
@@ -447,7 +447,7 @@ fn rewritable(table: &str) -> &'static str {
 
 fn first_column(table: &str) -> &'static str {
     match table {
-        "users" | "organizations" | "organization_roles" | LEDGER => "id",
+        "users" | "organizations" | "organization_roles" | ONE_TIME_TOKENS => "id",
         _ => "organization_id",
     }
 }
@@ -455,7 +455,7 @@ fn first_column(table: &str) -> &'static str {
 /// A column that we read and no view or foreign key of others needs.
 fn unneeded_column(table: &str) -> Option<&'static str> {
     match table {
-        LEDGER => Some("token_hash"),
+        ONE_TIME_TOKENS => Some("token_hash"),
         "organization_jit_roles" => Some("organization_role_id"),
         "organization_jit_email_domains" => Some("email_domain"),
         _ => None,
@@ -472,8 +472,8 @@ fn index_of_another(table: &str) -> &'static str {
 
 /// A copy with the rows in the opposite order, so that each lies where another lay.
 fn copy(by: &mut Transaction, table: &str, into: &str) -> Result<(), Error> {
-    // The ledger's CHECK takes a row of the ledger's own type.
-    let except = if table == LEDGER {
+    // The CHECK on one_time_tokens takes a row of the table's own row type.
+    let except = if table == ONE_TIME_TOKENS {
         "EXCLUDING CONSTRAINTS"
     } else {
         ""

@@ -9,12 +9,12 @@ use uuid::Uuid;
 use crate::ddl::{Case, Played, Setting};
 use crate::ddl_calls::{Answer, Call, Caller, Fixture, Token};
 use crate::ddl_changes::Kind::*;
-use crate::ddl_changes::LEDGER;
+use crate::ddl_changes::ONE_TIME_TOKENS;
 
 /// The tables that have the names before the change, by their oids.
 pub struct Originals {
     users: u32,
-    ledger: u32,
+    tokens: u32,
 }
 
 impl Originals {
@@ -25,7 +25,7 @@ impl Originals {
         };
         Self {
             users: oid("users"),
-            ledger: oid("one_time_tokens"),
+            tokens: oid("one_time_tokens"),
         }
     }
 }
@@ -42,7 +42,7 @@ pub struct Facts {
 #[derive(Default)]
 struct Tables {
     users: HashMap<String, Vec<String>>,
-    ledger: HashMap<Uuid, Row>,
+    tokens: HashMap<Uuid, Row>,
 }
 
 struct Row {
@@ -63,7 +63,7 @@ impl Facts {
         let mut superuser = database.superuser();
         let named = Tables {
             users: users(&mut superuser, Some("magic_link.users".to_owned())),
-            ledger: ledger(
+            tokens: tokens(
                 &mut superuser,
                 Some("magic_link.one_time_tokens".to_owned()),
             ),
@@ -73,13 +73,13 @@ impl Facts {
             let row = superuser.query_opt(query, &[&oid]).expect("no catalogue");
             row.map(|row| row.get::<_, String>(0))
         };
-        let (of_users, of_ledger) = (
+        let (of_users, of_tokens) = (
             name(&mut superuser, before.users),
-            name(&mut superuser, before.ledger),
+            name(&mut superuser, before.tokens),
         );
         let original = Tables {
             users: users(&mut superuser, of_users),
-            ledger: ledger(&mut superuser, of_ledger),
+            tokens: tokens(&mut superuser, of_tokens),
         };
         Self { named, original }
     }
@@ -95,7 +95,7 @@ fn users(superuser: &mut Client, table: Option<String>) -> HashMap<String, Vec<S
     users
 }
 
-fn ledger(superuser: &mut Client, table: Option<String>) -> HashMap<Uuid, Row> {
+fn tokens(superuser: &mut Client, table: Option<String>) -> HashMap<Uuid, Row> {
     let columns = "id, email, consumed_by, revoked_at IS NOT NULL, failed_attempts";
     let rows = table.map(|table| superuser.query(&format!("SELECT {columns} FROM {table}"), &[]));
     let rows = rows.and_then(Result::ok).unwrap_or_default();
@@ -190,12 +190,12 @@ fn refusal(caller: Caller, answer: &Result<Answer, String>) -> Option<&str> {
 /// Whether the tables say the same; `lost` where the token may be gone.
 fn is_so(caller: Caller, token: &Token, answer: &Answer, tables: &Tables, lost: bool) -> bool {
     let email = caller.email();
-    let row = tables.ledger.get(&token.id);
+    let row = tables.tokens.get(&token.id);
     match answer {
         Answer::Count(0) | Answer::Deleted(false) if lost && row.is_none() => true,
         Answer::Issued(issued) => issued
             .iter()
-            .all(|(id, email)| tables.ledger.get(id).is_some_and(|row| row.email == *email)),
+            .all(|(id, email)| tables.tokens.get(id).is_some_and(|row| row.email == *email)),
         Answer::Redeemed(redeemed) => {
             let of_address = tables.users.get(&email);
             of_address.is_some_and(|ids| *ids == [redeemed.user_id.clone()])
@@ -268,8 +268,8 @@ fn allowed(case: &Case, caller: Caller, moment: Moment) -> Vec<&'static str> {
 /// What a call is refused with where it sees no rows in a table.
 fn without_rows(table: &str, call: Call) -> &'static [&'static str] {
     match (table, call) {
-        (LEDGER, Call::Revoke) => &["02000"],
-        (LEDGER, _) => &["OT001"],
+        (ONE_TIME_TOKENS, Call::Revoke) => &["02000"],
+        (ONE_TIME_TOKENS, _) => &["OT001"],
         // Who had the token is gone, and so is the first answer.
         ("users", Call::RedeemAgain) => &["OT003"],
         ("users", Call::CheckSignIn | Call::TryRedeemSignIn) => &["OT007"],

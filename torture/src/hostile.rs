@@ -246,16 +246,16 @@ impl Known {
 impl<'a> Hostile<'a> {
     pub fn new(database: &'a Database<'a>, seed: u64) -> Self {
         database.organization("acme", &["member"]);
-        let stranger = database.role("stranger", "LOGIN");
+        let ungranted = database.role("ungranted", "LOGIN");
         // Who may not even look into the schema gets no further than that.
-        database.sql(&format!("GRANT USAGE ON SCHEMA magic_link TO {stranger}"));
+        database.sql(&format!("GRANT USAGE ON SCHEMA magic_link TO {ungranted}"));
         database.sql("CREATE ROLE victim; CREATE ROLE \"Victim's \\ \"\"role\"\"\"");
         let functions = Function::all(database);
         let callers = [
             ("superuser", database.superuser()),
             ("backend", database.backend()),
             ("admin", database.admin()),
-            ("stranger", database.connect_as(&stranger)),
+            ("ungranted", database.connect_as(&ungranted)),
         ];
         let callers = callers
             .map(|(role, client)| Caller::new(role, client, &functions))
@@ -318,7 +318,7 @@ impl<'a> Hostile<'a> {
             .database
             .superuser()
             .query(rows, &[])
-            .expect("no ledger");
+            .expect("no rows of one_time_tokens");
         known.rows = rows.iter().map(|row| row.get(0)).collect();
         self.known = known;
     }

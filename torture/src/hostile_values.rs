@@ -11,7 +11,7 @@ pub struct Known {
     pub tokens: Vec<String>,
     pub emails: Vec<String>,
     pub ids: Vec<String>,
-    /// Rows of the ledger as text.
+    /// Rows of one_time_tokens as text.
     pub rows: Vec<String>,
 }
 

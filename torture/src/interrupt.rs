@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Cluster, Database, until};
+use magic_link_harness::{Cluster, Database, wait_until};
 use rand::RngExt;
 use rand::rngs::ChaCha8Rng;
 
@@ -82,7 +82,7 @@ fn kill_process(database: &Database, striker: &mut Client, process: i32) {
             .query(there, &[&process])
             .map(|rows| !rows.is_empty())
     };
-    until("the server has seen it", || {
+    wait_until("the server has seen it", || {
         !is_there(striker).unwrap_or(false)
     });
 }

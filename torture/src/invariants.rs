@@ -53,7 +53,7 @@ pub fn violations(
     let wrong = [
         inconsistencies(database, round),
         addresses.changed_by_nobody(&tables),
-        addresses.strangers(holds),
+        addresses.wrong_accounts(holds),
     ];
     let mut check = Check {
         round,
@@ -509,14 +509,14 @@ impl<'a> Check<'a> {
             )
         });
         let known: HashSet<Uuid> = self.tokens.iter().map(|token| token.id).collect();
-        let strangers = self
+        let unknown = self
             .tables
             .tokens
             .keys()
             .filter(|id| !known.contains(id))
             .count() as i64;
-        self.claim(strangers <= may_add, || {
-            format!("{strangers} tokens that nobody created")
+        self.claim(unknown <= may_add, || {
+            format!("{unknown} tokens that nobody created")
         });
     }
 }

@@ -8,7 +8,7 @@
 //! kill        the same, and the server is killed          interrupt   the same, and calls and sessions are
 //! promote     the same, and a standby takes over
 //! hostile     values that nobody means well with, into every argument of every function
-//! memcheck    the same, watched by valgrind
+//! memcheck    the same, under valgrind
 //! ddl         calls of every function wait for whatever a DBA does to a table
 //!
 //! world       the few objects on which they meet          actions     what each connection does, drawn from the seed

@@ -21,7 +21,7 @@ pub fn memcheck(run: &Run) -> String {
     // A checkpoint has nothing to do with us, and takes minutes here.
     let cluster = Cluster::start(&[("statement_timeout", "0"), ("checkpoint_timeout", "1d")]);
     let database = Database::of(&cluster);
-    restart_watched(&cluster);
+    restart_under_valgrind(&cluster);
     let mut hostile = Hostile::new(&database, run.seed);
     while run.goes_on() {
         hostile.play(100);
@@ -40,20 +40,20 @@ pub fn memcheck(run: &Run) -> String {
 }
 
 /// Every process of the server, from its start on.
-fn restart_watched(cluster: &Cluster) {
+fn restart_under_valgrind(cluster: &Cluster) {
     let valgrind = env::var("MAGIC_LINK_VALGRIND").expect("tools/torture names valgrind");
-    let (watched, said) = (cluster.file("watched"), cluster.file(SAID));
-    let (watched, said) = (watched.display(), said.display());
+    let (wrapper, said) = (cluster.file("wrapper"), cluster.file(SAID));
+    let (wrapper, said) = (wrapper.display(), said.display());
     let command = format!(
         "exec {valgrind} --tool=memcheck --trace-children=yes --leak-check=no --num-callers=60 \
          --error-markers={BEGIN},{END} --log-file={said}%p postgres \"$@\""
     );
     cluster.run_inside(&format!(
-        "printf '%s\\n' '#!/bin/sh' '{command}' >{watched} && chmod +x {watched}"
+        "printf '%s\\n' '#!/bin/sh' '{command}' >{wrapper} && chmod +x {wrapper}"
     ));
     cluster.run_inside("pg_ctl stop --wait --mode=fast --pgdata=data");
     cluster.run_inside(&format!(
-        "pg_ctl start --wait --timeout=600 --pgdata=data --log=log -p {watched}"
+        "pg_ctl start --wait --timeout=600 --pgdata=data --log=log -p {wrapper}"
     ));
 }
 
@@ -69,7 +69,7 @@ fn said(cluster: &Cluster) -> String {
         .map(|path| fs::read_to_string(path).expect("a file of memcheck's"))
         .collect();
     // The postmaster, and a session of each role.
-    assert!(said.len() > 4, "memcheck watched {} processes", said.len());
+    assert!(said.len() > 4, "memcheck ran {} processes", said.len());
     said.concat()
 }
 

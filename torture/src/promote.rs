@@ -2,7 +2,7 @@
 //! again.
 
 use magic_link_harness::postgres::Client;
-use magic_link_harness::{Calls, Cluster, Refused, until};
+use magic_link_harness::{Calls, Cluster, ExpectSqlState, wait_until};
 use rand::RngExt;
 
 use crate::actions::{Round, generator};
@@ -52,7 +52,7 @@ fn wait_for_standby(primary: &mut Client, synchronous_commit: &str) {
     primary
         .batch_execute("SELECT pg_reload_conf()")
         .expect("no reload");
-    until("the standby is synchronous", || {
+    wait_until("the standby is synchronous", || {
         let standbys = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
         primary
             .query_one(standbys, &[])
@@ -78,7 +78,7 @@ fn assert_redeemed(backend: &mut Client, played: &Played) {
             let code = if there { "OT003" } else { "OT001" };
             backend
                 .redeem_in(event, &token.secret, token.email)
-                .refused(code);
+                .expect_sqlstate(code);
         }
     }
 }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::actions::Round;
 
-/// A row of the ledger.
+/// A row of one_time_tokens.
 pub struct Row {
     pub email: String,
     pub consumed: Option<(SystemTime, String)>,

@@ -1,19 +1,20 @@
-//! A server that is watched as closely as PostgreSQL can be: neither its log nor its statistics nor its
-//! files have a token, where tokens are bound as parameters. Where PostgreSQL shows one by itself, that is
-//! seen here, too, and SECURITY.md says it.
+//! A server that logs and counts all that PostgreSQL can: no token is in its log, its statistics or its files where tokens are
+//! bound as parameters. Some settings of PostgreSQL's own do show a token: tests here see that too, and SECURITY.md lists them.
 
 use std::sync::OnceLock;
 use std::thread;
 
-use magic_link_harness::{Calls, Cluster, Database, Issued, Refused, behind, process_id, until};
+use magic_link_harness::{
+    Calls, Cluster, Database, ExpectSqlState, Issued, process_id, wait_until, while_blocked,
+};
 use sha2::{Digest, Sha256};
 
 const ADA: &str = "ada@example.com";
 const EVE: &str = "eve@example.com";
 
-/// Everything on, but for what shows bound parameters: `auto_explain.log_verbose`, `debug_print_plan`, and
-/// the lengths of parameters, which are all of them by default in auto_explain since PostgreSQL 16.
-fn watched() -> &'static Cluster {
+/// All logging is on but for the settings that show bound parameters: `auto_explain.log_verbose`, `debug_print_plan`, and
+/// the two parameter lengths (since PostgreSQL 16, auto_explain logs parameters in full by default).
+fn logging_cluster() -> &'static Cluster {
     static CLUSTER: OnceLock<Cluster> = OnceLock::new();
     CLUSTER.get_or_init(|| {
         Cluster::start(&[
@@ -36,7 +37,7 @@ fn watched() -> &'static Cluster {
             ("log_temp_files", "0"),
             ("debug_print_parse", "on"),
             ("debug_print_rewritten", "on"),
-            // Pretty lines are broken anywhere, others at blanks.
+            // With debug_pretty_print, a line may be broken in the middle of a value.
             ("debug_pretty_print", "off"),
             ("track_functions", "all"),
             ("auto_explain.log_min_duration", "0"),
@@ -123,23 +124,27 @@ fn whole_session(db: &Database) -> Vec<Issued> {
             backend
                 .decide(&token.token, ADA, Some(EVE), Some("login"))
                 .unwrap();
-            backend.redeem(&token.token, EVE).refused("OT002");
+            backend.redeem(&token.token, EVE).expect_sqlstate("OT002");
             backend.try_redeem_in(None, &token.token, EVE).unwrap();
             backend.redeem(&token.token, ADA).unwrap();
             assert!(backend.redeem(&token.token, ADA).unwrap().replayed);
-            backend.redeem(&token.token, "no address").refused("22023");
+            backend
+                .redeem(&token.token, "no address")
+                .expect_sqlstate("22023");
             backend
                 .redeem_in(Some("no event"), &token.token, ADA)
-                .refused("22023");
+                .expect_sqlstate("22023");
             backend
                 .redeem(&format!("{}0", token.token), ADA)
-                .refused("OT001");
+                .expect_sqlstate("OT001");
             let link = "SELECT magic_link.compose_magic_link('https://example.com', $1, $2), magic_link.one_time_token_id($1)";
             backend.query(link, &[&token.token, &ADA]).unwrap();
             issued.push(token);
         }
     }
-    backend.redeem(&issued[0].token, ADA).refused("OT006");
+    backend
+        .redeem(&issued[0].token, ADA)
+        .expect_sqlstate("OT006");
     backend
         .redeem_in(Some("Register"), &issued[0].token, ADA)
         .unwrap();
@@ -156,7 +161,7 @@ fn whole_session(db: &Database) -> Vec<Issued> {
     // Transactions that end badly: aborted, in a deadlock, cancelled, terminated.
     backend.batch_execute("BEGIN").unwrap();
     issued.push(backend.create(ADA, "{}").unwrap());
-    backend.query("SELECT 1 / 0", &[]).refused("22012");
+    backend.query("SELECT 1 / 0", &[]).expect_sqlstate("22012");
     backend.batch_execute("ROLLBACK").unwrap();
 
     let pair = [ADA, EVE].map(|email| backend.create(email, "{}").unwrap());
@@ -187,7 +192,7 @@ fn whole_session(db: &Database) -> Vec<Issued> {
             .unwrap();
         let mut waiting = db.backend();
         let waiter = process_id(&mut waiting);
-        let answer = behind(
+        let answer = while_blocked(
             db,
             waiting,
             |client| client.redeem(&held.token, ADA),
@@ -227,7 +232,7 @@ fn statistics(db: &Database) -> String {
 
 #[test]
 fn a_whole_session_with_bound_tokens_leaves_none_in_the_log_or_the_statistics() {
-    let db = Database::of(watched());
+    let db = Database::of(logging_cluster());
     let issued = whole_session(&db);
     let mut backend = db.backend();
     for token in &issued {
@@ -262,7 +267,7 @@ fn a_whole_session_with_bound_tokens_leaves_none_in_the_log_or_the_statistics() 
 /// A literal in a call that fails: its statement is nobody's but its sender's, for as long as nobody asks for all statements.
 #[test]
 fn a_failed_call_with_a_literal_is_not_in_the_log() {
-    let db = Database::of(watched());
+    let db = Database::of(logging_cluster());
     let role = db.backend_role();
     // What logs statements that succeed is off, as by default; what tells of failures is on.
     db.sql(&format!(
@@ -302,10 +307,10 @@ fn a_failed_call_with_a_literal_is_not_in_the_log() {
         ),
     ] {
         let call = format!("SELECT * FROM magic_link.{call}");
-        backend.batch_execute(&call).refused(code);
+        backend.batch_execute(&call).expect_sqlstate(code);
         backend
             .batch_execute(&format!("DO $$ BEGIN PERFORM * FROM ({call}) AS c; END $$"))
-            .refused(code);
+            .expect_sqlstate(code);
     }
     assert_keeps(&issued, "the log", &db.cluster().log());
 }
@@ -313,7 +318,7 @@ fn a_failed_call_with_a_literal_is_not_in_the_log() {
 /// A token in the log by PostgreSQL's own doing, with each setting alone: what SECURITY.md warns of.
 #[test]
 fn what_security_md_says_that_postgresql_shows_it_shows() {
-    let db = Database::of(watched());
+    let db = Database::of(logging_cluster());
     let quiet = "SET log_statement = 'none'; SET log_min_duration_statement = -1; SET auto_explain.log_min_duration = -1;
                  SET debug_print_parse = off; SET debug_print_rewritten = off; SET log_parser_stats = off;
                  SET log_planner_stats = off; SET log_executor_stats = off";
@@ -418,7 +423,7 @@ fn no_file_of_the_server_has_a_token() {
     // As an answer that is sorted outside of memory would be: by its ids.
     db.sql("CREATE TABLE public.marker AS SELECT 'a marker that is found'::text AS a; CHECKPOINT; ANALYZE");
     drop(backend);
-    until("all sessions have gone", || {
+    wait_until("all sessions have gone", || {
         db.count("pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
             == 0
     });
@@ -430,15 +435,15 @@ fn no_file_of_the_server_has_a_token() {
         [first, second, last].map(|token| in_hexadecimal(&Sha256::digest(token)).into_bytes());
     assert_eq!(files_with(&cluster, &hexadecimal), [""; 0]);
     let hashes = [first, second, last].map(|token| Sha256::digest(token).to_vec());
-    let ledger: String = db.value(
+    let token_table_file: String = db.value(
         "SELECT pg_relation_filepath('magic_link.one_time_tokens')",
         &[],
     );
     let with_hash = files_with(&cluster, &hashes);
-    assert!(with_hash.contains(&ledger), "{with_hash:?}");
+    assert!(with_hash.contains(&token_table_file), "{with_hash:?}");
     let elsewhere: Vec<_> = with_hash
         .iter()
-        .filter(|file| **file != ledger && !file.starts_with("pg_wal/"))
+        .filter(|file| **file != token_table_file && !file.starts_with("pg_wal/"))
         .collect();
     assert_eq!(elsewhere, [""; 0]);
 }

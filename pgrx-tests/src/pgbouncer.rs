@@ -1,4 +1,4 @@
-//! A pgbouncer that lives no longer than the test that uses it.
+//! A temporary PgBouncer, which is stopped when the test that uses it ends.
 
 use std::env;
 use std::path::PathBuf;
@@ -7,20 +7,20 @@ use postgres::Client;
 
 use crate::cluster::{PORT, connect};
 use crate::database::Database;
-use crate::keeper::Keeper;
+use crate::server_process::ServerProcess;
 
-/// Shares a few connections to the server among many clients, a transaction at a time.
-pub struct Pooler {
-    _keeper: Keeper,
+/// A PgBouncer in transaction mode (`pool_mode = transaction`).
+pub struct PgBouncer {
+    _process: ServerProcess,
     folder: PathBuf,
     database: String,
     backend_role: String,
 }
 
-impl Pooler {
-    /// Starts one before a database, with so many connections to the server. It knows the protocol's
-    /// prepared statements, and gives out the connection that has been idle for longest, so that a
-    /// client's next transaction is on another one.
+impl PgBouncer {
+    /// Starts one in front of a database, with so many connections to the server. It supports the protocol's prepared
+    /// statements. It hands out the connection that has been idle for longest, so that a client's next transaction is on
+    /// another connection.
     pub fn start(database: &Database, server_connections: u32) -> Self {
         let program = env::var_os("MAGIC_LINK_PGBOUNCER").expect(
             "MAGIC_LINK_PGBOUNCER must name a pgbouncer of version 1.21 or later; `make test` sees to it",
@@ -42,9 +42,9 @@ impl Pooler {
         let backend_role = database.backend_role();
         let roles = format!("\"postgres\" \"\"\n\"{backend_role}\" \"\"");
         let arguments = [program.as_ref(), settings.as_ref(), roles.as_ref()];
-        let (keeper, folder) = Keeper::start("pooler", &arguments);
+        let (process, folder) = ServerProcess::start("pooler", &arguments);
         Self {
-            _keeper: keeper,
+            _process: process,
             folder,
             database: database.name().to_owned(),
             backend_role,
@@ -56,7 +56,7 @@ impl Pooler {
         connect(&self.folder, &self.database, &self.backend_role)
     }
 
-    /// Its console, which answers SHOW, and simple queries only.
+    /// Its admin console, which takes simple queries only.
     pub fn console(&self) -> Client {
         connect(&self.folder, "pgbouncer", "postgres")
     }
@@ -67,9 +67,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_left_of_a_pooler() {
+    fn dropping_stops_pgbouncer_and_deletes_its_folder() {
         let database = Database::new();
-        let pooler = Pooler::start(&database, 1);
+        let pooler = PgBouncer::start(&database, 1);
         let folder = pooler.folder.clone();
         let mut client = pooler.backend();
         client.execute("SELECT 1", &[]).expect("no answer");

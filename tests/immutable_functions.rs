@@ -1,7 +1,7 @@
-//! The functions that know no table: addresses, ids of tokens, and links.
+//! The IMMUTABLE functions, which read no table: addresses, ids of tokens, and links.
 
 use magic_link_harness::postgres::types::ToSql;
-use magic_link_harness::{Calls, Database, Refused};
+use magic_link_harness::{Calls, Database, ExpectSqlState};
 use url::Url;
 
 const ADA: &str = "ada+tag@example.com";
@@ -35,9 +35,11 @@ fn an_address_has_one_normal_form() {
         assert_eq!(normalize(normal), normal);
     }
     let query = "SELECT magic_link.normalize_email($1)";
-    backend.query(query, &[&None::<&str>]).refused("22004");
+    backend
+        .query(query, &[&None::<&str>])
+        .expect_sqlstate("22004");
     for email in ["", "ada", "ada@", "a b@example.com", "ada@exa mple.com"] {
-        backend.query(query, &[&email]).refused("22023");
+        backend.query(query, &[&email]).expect_sqlstate("22023");
     }
 }
 
@@ -49,14 +51,16 @@ fn an_id_is_of_a_token_alone() {
     let query = "SELECT magic_link.one_time_token_id($1)";
     let id: uuid::Uuid = backend.query_one(query, &[&issued.token]).unwrap().get(0);
     assert_eq!(id, issued.id);
-    backend.query(query, &[&None::<&str>]).refused("22004");
+    backend
+        .query(query, &[&None::<&str>])
+        .expect_sqlstate("22004");
     for token in [
         "",
         "malformed",
         &issued.token[1..],
         &format!("{} ", issued.token),
     ] {
-        backend.query(query, &[&token]).refused("22023");
+        backend.query(query, &[&token]).expect_sqlstate("22023");
     }
 }
 
@@ -157,7 +161,7 @@ fn defaults_and_null_of_a_link() {
     ];
     for [base, token, email] in nulls {
         let answer = backend.query(COMPOSE, &[base, token, email, &none, &none, &none]);
-        answer.refused("22004");
+        answer.expect_sqlstate("22004");
     }
 }
 
@@ -198,7 +202,7 @@ fn what_cannot_be_a_link_is_refused_by_argument() {
                 COMPOSE,
                 &[&base, &token, &email, &params, &token_param, &email_param],
             )
-            .refused("22023");
+            .expect_sqlstate("22023");
         let detail = error.detail().unwrap_or_default();
         assert!(detail.contains(named), "{row}: {error:?}");
     }

@@ -1,13 +1,12 @@
-//! What one address may have: `magic_link.revoke_previous` and `magic_link.max_active_tokens`, alone,
-//! together, with many connections at once, at every isolation level; and who may set them.
+//! The settings that limit the tokens of an address, `magic_link.revoke_previous` and `magic_link.max_active_tokens`: each alone,
+//! both together, with concurrent connections, at every isolation level, and who may set them.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
 
 use magic_link_harness::postgres::{Client, Error, NoTls};
 use magic_link_harness::{
-    Calls, Cluster, Database, Issued, Refused, at_once, behind, process_id, until_expired,
-    until_waiting_for_lock,
+    Calls, Cluster, Database, ExpectSqlState, Issued, concurrently, process_id, while_blocked,
 };
 
 const ADA: &str = "ada@example.com";
@@ -37,7 +36,7 @@ fn active(db: &Database) -> i64 {
 /// The seconds of `Try again in … seconds.`
 #[track_caller]
 fn try_again_in(answer: Result<Issued, Error>) -> i64 {
-    let error = answer.refused("OT008");
+    let error = answer.expect_sqlstate("OT008");
     let hint = error.hint().unwrap();
     let seconds = hint
         .strip_prefix("Try again in ")
@@ -115,7 +114,7 @@ fn a_new_token_revokes_the_previous_of_its_address_and_event_alone() {
             let old = &previous[new][0];
             db.backend()
                 .redeem_in(event, &old.token, ADA)
-                .refused("OT004");
+                .expect_sqlstate("OT004");
         }
     }
 }
@@ -127,11 +126,15 @@ fn a_token_that_is_not_issued_revokes_nothing() {
     let mut backend = db.backend();
     let token = backend.create(ADA, "{}").unwrap();
     let before = db.contents();
-    backend.create_for(ADA, Some(0), None).refused("22023");
+    backend
+        .create_for(ADA, Some(0), None)
+        .expect_sqlstate("22023");
     backend
         .create(ADA, r#"{"jitOrganizationIds": ["nowhere"]}"#)
-        .refused("23503");
-    backend.create_all(&[ADA, EVE, "x"], "{}").refused("22023");
+        .expect_sqlstate("23503");
+    backend
+        .create_all(&[ADA, EVE, "x"], "{}")
+        .expect_sqlstate("22023");
     let mut transaction = backend.transaction().unwrap();
     transaction.create(ADA, "{}").unwrap();
     transaction.rollback().unwrap();
@@ -150,7 +153,9 @@ fn past_the_limit_creating_is_refused_and_nothing_changes() {
         }
         let before = db.contents();
         for context in ["{}", SIGN_IN] {
-            let error = backend.create(" ADA@example.com", context).refused("OT008");
+            let error = backend
+                .create(" ADA@example.com", context)
+                .expect_sqlstate("OT008");
             assert_eq!(
                 error.message(),
                 "the address has too many active one-time tokens"
@@ -164,9 +169,9 @@ fn past_the_limit_creating_is_refused_and_nothing_changes() {
     }
 }
 
-/// Whatever ends a token makes room.
+/// A token that has ended, in whichever way, no longer counts.
 #[test]
-fn room_is_made_by_whatever_ends_a_token() {
+fn a_token_that_has_ended_does_not_count() {
     let db = limited(2);
     type End = fn(&Database, &Issued);
     let ends: [(&str, End); 6] = [
@@ -182,7 +187,7 @@ fn room_is_made_by_whatever_ends_a_token() {
         ("deleted", |db, token| {
             assert!(db.admin().delete(token.id).unwrap())
         }),
-        ("expired", |db, token| until_expired(db, token.id)),
+        ("expired", |db, token| db.wait_until_expired(token.id)),
         ("revoked for its failed attempts", |db, token| {
             for _ in 0..5 {
                 db.backend().try_redeem_in(None, &token.token, EVE).unwrap();
@@ -196,7 +201,7 @@ fn room_is_made_by_whatever_ends_a_token() {
         let token = backend.create_for(ADA, lifetime, None).unwrap();
         backend.create(ADA, "{}").unwrap();
         if lifetime.is_none() {
-            backend.create(ADA, "{}").refused("OT008");
+            backend.create(ADA, "{}").expect_sqlstate("OT008");
         }
         end(&db, &token);
         assert!(backend.create(ADA, "{}").is_ok(), "{how}");
@@ -205,7 +210,7 @@ fn room_is_made_by_whatever_ends_a_token() {
 
 /// The hint is the moment from which one token fewer than the limit is active, to the second.
 #[test]
-fn the_hint_says_when_there_will_be_room() {
+fn the_hint_says_when_the_next_token_can_be_created() {
     let db = Database::new();
     let mut issuer = db.backend();
     let lifetimes = [300, 100, 500, 200, 400];
@@ -251,8 +256,10 @@ fn revoking_the_previous_comes_before_counting() {
     }
     assert_eq!(active(&db), 2);
     let before = db.contents();
-    backend.create(ADA, "{}").refused("OT008");
-    backend.create_all(&[EVE, ADA], "{}").refused("OT008");
+    backend.create(ADA, "{}").expect_sqlstate("OT008");
+    backend
+        .create_all(&[EVE, ADA], "{}")
+        .expect_sqlstate("OT008");
     assert_eq!(db.contents(), before);
     backend.create_all(&[EVE, ADA], SIGN_IN).unwrap();
     assert_eq!(active(&db), 3);
@@ -283,27 +290,27 @@ fn create_in(backend: &mut Client, level: &str, rounds: usize) -> Vec<Result<Iss
 }
 
 #[test]
-fn however_many_create_at_once_the_limit_holds() {
+fn concurrent_calls_never_exceed_the_limit() {
     for level in LEVELS {
         let db = limited(3);
         let backends: Vec<_> = (0..16).map(|_| db.backend()).collect();
-        let answers = at_once(backends, |mut backend| create_in(&mut backend, level, 3));
+        let answers = concurrently(backends, |mut backend| create_in(&mut backend, level, 3));
         let (issued, refused): (Vec<_>, Vec<_>) =
             answers.into_iter().flatten().partition(Result::is_ok);
         assert_eq!((issued.len(), refused.len()), (3, 45), "{level}");
         for answer in refused {
-            answer.refused("OT008");
+            answer.expect_sqlstate("OT008");
         }
         assert_eq!(db.count("magic_link.one_time_tokens"), 3, "{level}");
     }
 }
 
 #[test]
-fn however_many_create_at_once_one_token_is_left() {
+fn concurrent_calls_leave_one_token_active() {
     for level in LEVELS {
         let db = replacing();
         let backends: Vec<_> = (0..16).map(|_| db.backend()).collect();
-        let answers = at_once(backends, |mut backend| create_in(&mut backend, level, 3));
+        let answers = concurrently(backends, |mut backend| create_in(&mut backend, level, 3));
         let issued: HashSet<_> = answers
             .into_iter()
             .flatten()
@@ -319,7 +326,7 @@ fn however_many_create_at_once_one_token_is_left() {
 fn one_and_many_at_once_keep_the_limit() {
     let db = limited(2);
     let backends: Vec<_> = (0..12).map(|n| (n, db.backend())).collect();
-    let answers = at_once(backends, |(n, mut backend)| match n % 2 {
+    let answers = concurrently(backends, |(n, mut backend)| match n % 2 {
         0 => backend.create(ADA, "{}").map(drop),
         _ => backend
             .create_all(&[&format!("person-{n}@example.com"), ADA], "{}")
@@ -328,7 +335,7 @@ fn one_and_many_at_once_keep_the_limit() {
     let refused: Vec<_> = answers.into_iter().filter(Result::is_err).collect();
     assert_eq!(refused.len(), 10);
     for answer in refused {
-        answer.refused("OT008");
+        answer.expect_sqlstate("OT008");
     }
     let of_ada = format!("magic_link.one_time_tokens WHERE email = '{ADA}'");
     assert_eq!(db.count(&of_ada), 2);
@@ -348,7 +355,7 @@ fn create_behind(db: &Database, level: &str, end: &str) -> Result<Issued, Error>
         let answer = waiting.create(ADA, "{}");
         waiting.batch_execute("COMMIT").map(|()| answer)
     };
-    behind(db, waiting, create, || holding.batch_execute(end).unwrap()).unwrap()
+    while_blocked(db, waiting, create, || holding.batch_execute(end).unwrap()).unwrap()
 }
 
 /// Whoever waits sees what the one before has done, or has not.
@@ -360,7 +367,7 @@ fn whoever_waits_for_the_address_counts_what_was_committed() {
             db.sql("DELETE FROM magic_link.one_time_tokens");
             let answer = create_behind(&db, level, end);
             match code {
-                Some(code) => drop(answer.refused(code)),
+                Some(code) => drop(answer.expect_sqlstate(code)),
                 None => drop(answer.expect(level)),
             }
             assert_eq!(active(&db), 1, "{level}");
@@ -383,7 +390,7 @@ fn a_rollback_frees_all_who_wait() {
             .map(|mut backend| {
                 let waiter = process_id(&mut backend);
                 let answer = scope.spawn(move || backend.create(ADA, "{}"));
-                until_waiting_for_lock(&db, waiter);
+                db.wait_until_blocked(waiter);
                 answer
             })
             .collect();
@@ -406,12 +413,12 @@ fn an_older_snapshot_counts_the_newer_tokens() {
         older.batch_execute(&begin).unwrap();
         db.backend().create(ADA, "{}").unwrap();
         older.create(ADA, "{}").unwrap();
-        older.create(ADA, "{}").refused("OT008");
+        older.create(ADA, "{}").expect_sqlstate("OT008");
         older.batch_execute("ROLLBACK").unwrap();
 
         older.batch_execute(&begin).unwrap();
         db.backend().create(ADA, "{}").unwrap();
-        older.create(ADA, "{}").refused("OT008");
+        older.create(ADA, "{}").expect_sqlstate("OT008");
         older.batch_execute("ROLLBACK").unwrap();
         assert_eq!(active(&db), 2, "{level}");
     }
@@ -440,7 +447,7 @@ fn an_older_snapshot_does_not_leave_a_newer_token_active() {
                 older.batch_execute("COMMIT").unwrap();
                 assert_eq!(db.status_of(&newer), "revoked", "{level}");
             } else {
-                answer.refused("40001");
+                answer.expect_sqlstate("40001");
                 older.batch_execute("ROLLBACK").unwrap();
                 assert_eq!(db.status_of(&newer), "active", "{level}");
             }
@@ -458,7 +465,7 @@ fn whoever_waits_for_the_address_leaves_one_token_active() {
             let db = replacing();
             let answer = create_behind(&db, level, end);
             if end == "COMMIT" && *level != "READ COMMITTED" {
-                answer.refused("40001");
+                answer.expect_sqlstate("40001");
             } else {
                 answer.expect(level);
             }
@@ -476,7 +483,7 @@ fn a_new_token_waits_for_the_redemption_of_the_previous() {
     redeeming.batch_execute("BEGIN").unwrap();
     redeeming.redeem(&token.token, ADA).unwrap();
     let create = |backend: &mut Client| backend.create(ADA, "{}");
-    let issued = behind(&db, db.backend(), create, || {
+    let issued = while_blocked(&db, db.backend(), create, || {
         redeeming.batch_execute("COMMIT").unwrap();
     });
     assert_eq!(db.status_of(&token), "consumed");
@@ -491,7 +498,7 @@ fn a_revocation_by_address_waits_for_who_issues() {
     issuing.batch_execute("BEGIN").unwrap();
     issuing.create(ADA, "{}").unwrap();
     let revoke = |admin: &mut Client| admin.revoke_all(ADA, None);
-    let revoked = behind(&db, db.admin(), revoke, || {
+    let revoked = while_blocked(&db, db.admin(), revoke, || {
         issuing.batch_execute("COMMIT").unwrap();
     });
     assert_eq!(revoked.unwrap(), 1);
@@ -585,7 +592,7 @@ fn set_local_ends_with_its_transaction() {
         .unwrap();
     superuser.create(ADA, "{}").unwrap();
     superuser.batch_execute("SAVEPOINT s").unwrap();
-    superuser.create(ADA, "{}").refused("OT008");
+    superuser.create(ADA, "{}").expect_sqlstate("OT008");
     superuser.batch_execute("ROLLBACK TO s; COMMIT").unwrap();
     assert!(superuser.create(ADA, "{}").is_ok());
 }
@@ -603,7 +610,7 @@ fn a_backend_cannot_set_them_whenever_the_library_is_loaded() {
         let mut backend = db.backend();
         assert!(stands(&db, &mut backend, setting), "{setting}");
         for statement in [&set, &set_local, &set_config] {
-            backend.batch_execute(statement).refused("42501");
+            backend.batch_execute(statement).expect_sqlstate("42501");
         }
         assert!(stands(&db, &mut backend, setting), "{setting}");
 
@@ -623,13 +630,13 @@ fn a_backend_cannot_set_them_whenever_the_library_is_loaded() {
         assert!(stands(&db, &mut backend, setting), "{set_local}");
         for whom in [role.clone(), format!("{role} IN DATABASE {}", db.name())] {
             let alter = format!("ALTER ROLE {whom} SET magic_link.{setting} = '{opposite}'");
-            db.backend().batch_execute(&alter).refused("42501");
+            db.backend().batch_execute(&alter).expect_sqlstate("42501");
         }
         let alter = format!(
             "ALTER DATABASE {} SET magic_link.{setting} = '{opposite}'",
             db.name()
         );
-        db.backend().batch_execute(&alter).refused("42501");
+        db.backend().batch_execute(&alter).expect_sqlstate("42501");
         assert!(stands(&db, &mut db.backend(), setting), "{setting}");
         // An admin is no superuser either.
         db.admin()
@@ -658,11 +665,11 @@ fn a_role_that_was_granted_a_setting_can_change_it() {
         // The one that was granted, and no other.
         for (other, _, value) in SETTINGS.iter().filter(|(other, ..)| other != setting) {
             let set = format!("SET magic_link.{other} = '{value}'");
-            backend.batch_execute(&set).refused("42501");
+            backend.batch_execute(&set).expect_sqlstate("42501");
         }
         // What is no value of it is refused whoever sets it.
         let nonsense = format!("SET magic_link.{setting} = '-1'");
-        backend.batch_execute(&nonsense).refused("22023");
+        backend.batch_execute(&nonsense).expect_sqlstate("22023");
         db.sql(&format!(
             "LOAD 'magic_link'; REVOKE SET ON PARAMETER magic_link.{setting} FROM {role}"
         ));
@@ -678,10 +685,10 @@ fn a_backend_cannot_undo_them_as_it_connects() {
         db.set(setting, value);
         connect_with(&db, &setting.to_uppercase(), opposite)
             .create(ADA, "{}")
-            .refused("42501");
+            .expect_sqlstate("42501");
         let mut backend = connect_with(&db, setting, opposite);
         for _ in 0..2 {
-            let error = backend.create(ADA, "{}").refused("42501");
+            let error = backend.create(ADA, "{}").expect_sqlstate("42501");
             assert!(error.message().contains(setting), "{error:?}");
             backend.batch_execute("DISCARD ALL").unwrap();
         }
@@ -692,9 +699,9 @@ fn a_backend_cannot_undo_them_as_it_connects() {
         // Nor by undoing the transaction in which the library was loaded.
         let mut backend = connect_with(&db, setting, opposite);
         backend.batch_execute("BEGIN").unwrap();
-        backend.check_in(None, "0", ADA).refused("42501");
+        backend.check_in(None, "0", ADA).expect_sqlstate("42501");
         backend.batch_execute("ROLLBACK").unwrap();
-        backend.create(ADA, "{}").refused("42501");
+        backend.create(ADA, "{}").expect_sqlstate("42501");
         // The others go on, and so does who only tries to change them later, in vain.
         let mut backend = db.backend();
         let _ = backend.batch_execute(&format!("SET magic_link.{setting} = '{opposite}'"));
@@ -712,7 +719,7 @@ fn a_backend_cannot_undo_them_where_the_library_is_preloaded() {
     assert!(stands(&db, &mut db.backend(), setting));
     connect_with(&db, setting, opposite)
         .create(ADA, "{}")
-        .refused("42501");
+        .expect_sqlstate("42501");
 }
 
 /// Who may set them may do so as it connects.
@@ -739,14 +746,14 @@ fn connect_with(db: &Database, setting: &str, value: &str) -> Client {
     config.connect(NoTls).unwrap()
 }
 
-/// A DBA may let a token live for ever; the limit holds, and no time is named at which there will be room.
+/// A DBA may set expires_at to infinity. The limit holds, and the HINT names no time.
 #[test]
 fn a_token_that_never_expires_counts() {
     let db = limited(1);
     let mut backend = db.backend();
     let issued = backend.create(ADA, "{}").unwrap();
     db.change(issued.id, "expires_at = 'infinity'");
-    let error = backend.create(ADA, "{}").refused("OT008");
+    let error = backend.create(ADA, "{}").expect_sqlstate("OT008");
     assert_eq!(error.hint(), Some("They never expire: revoke them."));
     assert_eq!(backend.check_in(None, &issued.token, ADA).unwrap(), "ok");
     backend.redeem(&issued.token, ADA).unwrap();
@@ -779,7 +786,7 @@ fn whoever_counts_or_ends_tokens_waits_for_the_address() {
             "backend" => db.backend(),
             _ => db.admin(),
         };
-        behind(
+        while_blocked(
             &db,
             waiting,
             |client| call(client, &token),

@@ -11,17 +11,17 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 
 /// The process that stops a server and takes its folder away when we let go of it.
-pub(crate) struct Keeper {
+pub(crate) struct ServerProcess {
     process: Child,
     /// Closed by us, or by the kernel when this process is gone, however it went.
-    lifeline: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
 }
 
 /// What is to be stopped when the process ends: statics are never dropped.
-static KEEPERS: Mutex<Vec<Keeper>> = Mutex::new(Vec::new());
+static RUNNING: Mutex<Vec<ServerProcess>> = Mutex::new(Vec::new());
 
-impl Keeper {
+impl ServerProcess {
     /// Starts a server of one of the kinds that server.sh knows, and answers the folder in which it
     /// listens: a folder of its own, since its port is part of its socket's name.
     pub(crate) fn start(kind: &str, arguments: &[&OsStr]) -> (Self, PathBuf) {
@@ -45,11 +45,11 @@ impl Keeper {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // An interrupt from the terminal is for the tests; the keeper outlives them to clean up.
+            // An interrupt from the terminal is for the tests; this process outlives them to clean up.
             .process_group(0)
             .spawn()
-            .expect("the keeper does not start");
-        let lifeline = process.stdin.take();
+            .expect("the server's process does not start");
+        let stdin = process.stdin.take();
         let mut folder = String::new();
         let mut answers = BufReader::new(process.stdout.take().expect("piped"));
         let _ = answers.read_line(&mut folder);
@@ -60,18 +60,18 @@ impl Keeper {
             panic!("the {kind} does not start:\n{why}");
         }
         let folder = PathBuf::from(folder.trim_end());
-        let keeper = Self {
+        let server = Self {
             process,
-            lifeline,
+            stdin,
             answers,
         };
-        (keeper, folder)
+        (server, folder)
     }
 
     /// Runs a command line where the server runs, and answers whether it succeeded.
     pub(crate) fn run(&mut self, command: &str) -> bool {
-        let mut lifeline = self.lifeline.as_ref().expect("open until we are dropped");
-        writeln!(lifeline, "{command}").expect("no keeper");
+        let mut stdin = self.stdin.as_ref().expect("open until we are dropped");
+        writeln!(stdin, "{command}").expect("the server's process is gone");
         let mut status = String::new();
         self.answers.read_line(&mut status).expect("no answer");
         status.trim_end() == "0"
@@ -84,23 +84,23 @@ impl Keeper {
         STOP_AT_EXIT.call_once(|| unsafe {
             libc::atexit(stop_all);
         });
-        keepers().push(self);
+        running().push(self);
     }
 }
 
-impl Drop for Keeper {
+impl Drop for ServerProcess {
     fn drop(&mut self) {
-        self.lifeline.take();
+        self.stdin.take();
         let _ = self.process.wait();
     }
 }
 
-fn keepers() -> MutexGuard<'static, Vec<Keeper>> {
-    KEEPERS.lock().unwrap_or_else(PoisonError::into_inner)
+fn running() -> MutexGuard<'static, Vec<ServerProcess>> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 extern "C" fn stop_all() {
-    keepers().clear();
+    running().clear();
 }
 
 /// The folder of initdb and pg_ctl of the server that has the extension.

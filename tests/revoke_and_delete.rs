@@ -1,9 +1,9 @@
-//! Revoking and deleting tokens, as a DBA does it who is no superuser.
+//! Revoking and deleting tokens, as an admin role that is no superuser.
 
 use std::time::SystemTime;
 
 use magic_link_harness::postgres::{Client, Error};
-use magic_link_harness::{Calls, Database, Issued, Refused, behind, until_expired};
+use magic_link_harness::{Calls, Database, ExpectSqlState, Issued, while_blocked};
 
 const ADA: &str = "ada@example.com";
 const EVE: &str = "eve@example.com";
@@ -43,7 +43,7 @@ fn revoking_ends_an_active_token_for_good() {
     assert!((before..=after).contains(&revoked_at.unwrap()));
     assert_eq!(revoked_by, Some(db.admin_role()));
     let mut backend = db.backend();
-    backend.redeem(&token.token, ADA).refused("OT004");
+    backend.redeem(&token.token, ADA).expect_sqlstate("OT004");
     let try_redeem = backend.try_redeem_in(None, &token.token, ADA).unwrap();
     assert_eq!(try_redeem, ("token_revoked".to_owned(), None));
 }
@@ -192,9 +192,9 @@ fn a_deleted_token_was_never_there() {
         let mut admin = db.admin();
         assert!(admin.delete(token.id).unwrap(), "{end}");
         assert!(!admin.delete(token.id).unwrap(), "{end}");
-        admin.revoke(token.id).refused("02000");
+        admin.revoke(token.id).expect_sqlstate("02000");
         let mut backend = db.backend();
-        backend.redeem(&token.token, ADA).refused("OT001");
+        backend.redeem(&token.token, ADA).expect_sqlstate("OT001");
         let outcome = backend.check_in(None, &token.token, ADA).unwrap();
         assert_eq!(outcome, "token_not_found", "{end}");
     }
@@ -237,7 +237,7 @@ fn a_redemption_under_way_is_waited_for() {
             let mut redeeming = backend.transaction().unwrap();
             redeeming.redeem(&token.token, ADA).unwrap();
             let call = |admin: &mut Client| change(admin, &token);
-            let answer = behind(&db, db.admin(), call, || match commit {
+            let answer = while_blocked(&db, db.admin(), call, || match commit {
                 true => redeeming.commit().unwrap(),
                 false => redeeming.rollback().unwrap(),
             });
@@ -256,12 +256,12 @@ fn a_redemption_waits_for_a_revocation_and_a_deletion() {
             admin.batch_execute("BEGIN").unwrap();
             change(&mut admin, &token).unwrap();
             let redeem = |backend: &mut Client| backend.redeem(&token.token, ADA);
-            let answer = behind(&db, db.backend(), redeem, || {
+            let answer = while_blocked(&db, db.backend(), redeem, || {
                 let end = ["ROLLBACK", "COMMIT"][usize::from(commit)];
                 admin.batch_execute(end).unwrap();
             });
             match commit {
-                true => drop(answer.refused(sqlstate)),
+                true => drop(answer.expect_sqlstate(sqlstate)),
                 false => assert_eq!(answer.unwrap().token_id, token.id),
             }
         }
@@ -280,8 +280,8 @@ fn whoever_asked_in_time_has_revoked_before_the_token_expired() {
             .execute("SELECT FROM magic_link.one_time_tokens FOR UPDATE", &[])
             .unwrap();
         let call = |admin: &mut Client| change(admin, &token);
-        let answer = behind(&db, db.admin(), call, || {
-            until_expired(&db, token.id);
+        let answer = while_blocked(&db, db.admin(), call, || {
+            db.wait_until_expired(token.id);
             holding.rollback().unwrap();
         });
         assert_eq!(answer.unwrap(), expected);
@@ -304,7 +304,7 @@ fn a_change_with_an_older_snapshot_is_to_be_tried_again() {
                 ))
                 .unwrap();
             db.backend().redeem(&token.token, ADA).unwrap();
-            change(&mut admin, &token).refused("40001");
+            change(&mut admin, &token).expect_sqlstate("40001");
             admin.batch_execute("ROLLBACK").unwrap();
             assert_eq!(db.status_of(&token), "consumed", "{level}");
         }
@@ -323,7 +323,7 @@ fn a_newer_token_than_the_snapshot_is_to_be_tried_again() {
             );
             admin.batch_execute(&begin).unwrap();
             let token = issue(&db);
-            change(&mut admin, &token).refused("40001");
+            change(&mut admin, &token).expect_sqlstate("40001");
             admin.batch_execute("ROLLBACK").unwrap();
             assert_eq!(db.status_of(&token), "active", "{level}");
         }
@@ -340,7 +340,7 @@ fn a_revocation_that_is_suppressed_is_an_error() {
          CREATE TRIGGER suppress BEFORE UPDATE ON magic_link.one_time_tokens
          FOR EACH ROW EXECUTE FUNCTION suppress()",
     );
-    REVOKE(&mut db.admin(), &token).refused("27000");
+    REVOKE(&mut db.admin(), &token).expect_sqlstate("27000");
     assert_eq!(db.status_of(&token), "active");
 }
 
@@ -360,7 +360,7 @@ fn revoking_by_address_never_overlooks_a_newer_token() {
         db.backend().redeem(&redeemed.token, ADA).unwrap();
         assert_eq!(admin.revoke_all(ADA, None).unwrap(), 0, "{level}");
         let newer = issue(&db);
-        admin.revoke_all(ADA, None).refused("40001");
+        admin.revoke_all(ADA, None).expect_sqlstate("40001");
         admin.batch_execute("ROLLBACK").unwrap();
         assert_eq!(db.status_of(&redeemed), "consumed", "{level}");
         assert_eq!(db.status_of(&newer), "active", "{level}");
@@ -377,7 +377,7 @@ fn two_revocations_of_an_address_come_one_after_the_other() {
     first.batch_execute("BEGIN").unwrap();
     assert_eq!(first.revoke_all(ADA, None).unwrap(), 3);
     let second = |admin: &mut Client| admin.revoke_all(ADA, None);
-    let answer = behind(&db, db.admin(), second, || {
+    let answer = while_blocked(&db, db.admin(), second, || {
         first.batch_execute("ROLLBACK").unwrap();
     });
     assert_eq!(answer.unwrap(), 3);

@@ -6,10 +6,9 @@ use std::thread;
 use postgres::Client;
 
 use crate::database::Database;
-use crate::waiting::until_waiting_for_lock;
 
-/// Runs one closure for each item in a thread of its own, all from the same moment on.
-pub fn at_once<I: Send, T: Send>(items: Vec<I>, run: impl Fn(I) -> T + Sync) -> Vec<T> {
+/// Calls `run` for each item in a thread of its own. All threads start at the same moment.
+pub fn concurrently<I: Send, T: Send>(items: Vec<I>, run: impl Fn(I) -> T + Sync) -> Vec<T> {
     let start = Barrier::new(items.len());
     let (start, run) = (&start, &run);
     thread::scope(|scope| {
@@ -29,8 +28,8 @@ pub fn at_once<I: Send, T: Send>(items: Vec<I>, run: impl Fn(I) -> T + Sync) -> 
     })
 }
 
-/// Starts `call` on a connection, does `then` once it is held up by a lock, and answers how it went.
-pub fn behind<T: Send>(
+/// Starts `call` on a connection, runs `then` while `call` is blocked by a lock, and returns what `call` returned.
+pub fn while_blocked<T: Send>(
     database: &Database,
     mut waiting: Client,
     call: impl FnOnce(&mut Client) -> T + Send,
@@ -39,13 +38,13 @@ pub fn behind<T: Send>(
     let waiter = process_id(&mut waiting);
     thread::scope(|scope| {
         let answer = scope.spawn(move || call(&mut waiting));
-        until_waiting_for_lock(database, waiter);
+        database.wait_until_blocked(waiter);
         then();
         answer.join().unwrap()
     })
 }
 
-/// Which server process a connection talks to.
+/// The process id of the connection's backend (`pg_backend_pid`).
 pub fn process_id(client: &mut Client) -> i32 {
     client
         .query_one("SELECT pg_catalog.pg_backend_pid()", &[])

@@ -1,13 +1,13 @@
-//! What a row of the ledger has to be like, whoever writes it: on a fresh database, and on one that came from an older release.
+//! The CHECK on one_time_tokens: which rows it rejects, on a fresh database and on one that was updated from an older release.
 
 use magic_link_harness::postgres::{Client, Error, NoTls};
-use magic_link_harness::{Calls, Cluster, Database, Refused};
+use magic_link_harness::{Calls, Cluster, Database, ExpectSqlState};
 
 const ADA: &str = "ada@example.com";
 
-/// Each rule, and what a hand could do to a new token to break it, and to one that was consumed.
+/// Each rule, the SET clauses that break it for a new token, and those that break it for a consumed token.
 #[rustfmt::skip]
-const BREACHES: &[(&str, &[&str], &[&str])] = &[
+const VIOLATIONS: &[(&str, &[&str], &[&str])] = &[
     ("the hash has 32 bytes",
      &["token_hash = ''", "token_hash = substr(token_hash, 2)", "token_hash = token_hash || '\\x00'", "token_hash = decode(repeat('00', 40000), 'hex')"], &[]),
     ("it expires later than it was created",
@@ -23,8 +23,8 @@ const BREACHES: &[(&str, &[&str], &[&str])] = &[
      &["user_created = false", "memberships = 'null'"]),
 ];
 
-/// What a hand may do.
-const HARMLESS: &[&str] = &[
+/// SET clauses that the CHECK accepts.
+const ACCEPTED: &[&str] = &[
     "revoked_at = now()",
     "created_at = '-infinity', expires_at = 'infinity'",
     "failed_attempts = 2147483647",
@@ -33,8 +33,8 @@ const HARMLESS: &[&str] = &[
     "token_hash = sha256('')",
 ];
 
-/// A database for each release that this one can come from, and a fresh one.
-fn of_each_descent() -> Vec<(String, Database<'static>)> {
+/// A database updated from each release, and a fresh one.
+fn fresh_and_updated() -> Vec<(String, Database<'static>)> {
     let rows = Database::bare(Cluster::shared(), "")
         .superuser()
         .query(
@@ -87,11 +87,11 @@ fn write(client: &mut Client, email: &str, change: &str) -> [Result<(), Error>; 
 fn assert_rules_hold(db: &Database, descent: &str) {
     issue(db);
     let mut superuser = db.superuser();
-    for (rule, of_new, of_consumed) in BREACHES {
+    for (rule, of_new, of_consumed) in VIOLATIONS {
         for (email, changes) in [("new", of_new), ("consumed", of_consumed)] {
             for change in *changes {
                 for written in write(&mut superuser, email, change) {
-                    let error = written.refused("23514");
+                    let error = written.expect_sqlstate("23514");
                     let named = (error.schema(), error.table(), error.constraint());
                     let ours = (
                         Some("magic_link"),
@@ -103,7 +103,7 @@ fn assert_rules_hold(db: &Database, descent: &str) {
             }
         }
     }
-    for change in HARMLESS {
+    for change in ACCEPTED {
         for written in write(&mut superuser, "new", change) {
             written.unwrap_or_else(|error| panic!("from {descent}, {change}: {error:?}"));
         }
@@ -112,7 +112,7 @@ fn assert_rules_hold(db: &Database, descent: &str) {
 
 #[test]
 fn each_rule_holds_whatever_release_the_database_comes_from() {
-    for (descent, db) in of_each_descent() {
+    for (descent, db) in fresh_and_updated() {
         assert_rules_hold(&db, &descent);
     }
 }
@@ -191,7 +191,7 @@ fn a_hash_is_as_long_wherever_it_is_kept() {
         for length in [31, 33, 40_000] {
             let change = format!("{lengthened}, {}", zeros(length));
             for written in write(&mut db.superuser(), "new", &change) {
-                written.refused("23514");
+                written.expect_sqlstate("23514");
             }
         }
     }
@@ -222,7 +222,7 @@ fn assert_goes_on(db: &Database) {
         "UPDATE magic_link.one_time_tokens SET failed_attempts = -1 WHERE id = '{}'",
         issued.id
     );
-    superuser.batch_execute(&breach).refused("23514");
+    superuser.batch_execute(&breach).expect_sqlstate("23514");
 }
 
 /// By a release to come, or by a DBA: behind the columns that there are.
@@ -256,7 +256,7 @@ fn the_columns_are_found_in_whatever_order_they_came() {
     assert_rules_hold(&db, "0.1.0 with a column more");
 }
 
-/// PostgreSQL hands no CHECK of a whole row on; the README says how to copy the table.
+/// PostgreSQL hands no CHECK of a whole row on; docs/tables-and-views.md says how to copy the table.
 #[test]
 fn a_copy_of_the_table_goes_without_the_check() {
     let db = Database::new();
@@ -264,7 +264,7 @@ fn a_copy_of_the_table_goes_without_the_check() {
     let copy = "CREATE TABLE public.kept (LIKE magic_link.one_time_tokens INCLUDING ALL";
     superuser
         .batch_execute(&format!("{copy})"))
-        .refused("0A000");
+        .expect_sqlstate("0A000");
     superuser
         .batch_execute(&format!("{copy} EXCLUDING CONSTRAINTS)"))
         .unwrap();
@@ -285,7 +285,7 @@ fn a_row_that_lacks_a_column_is_not_judged() {
             .unwrap();
         transaction
             .batch_execute("UPDATE magic_link.one_time_tokens SET revoked_at = NULL")
-            .refused("42P13");
+            .expect_sqlstate("42P13");
     }
 }
 
@@ -320,7 +320,7 @@ fn assert_clerk_writes(db: &Database) {
     let mut client = db.connect_as(&clerk);
     client
         .batch_execute("UPDATE magic_link.one_time_tokens SET failed_attempts = 1")
-        .refused("42501");
+        .expect_sqlstate("42501");
     for (number, view) in ["callers", "owners"].iter().enumerate() {
         client
             .batch_execute(&format!(
@@ -331,7 +331,7 @@ fn assert_clerk_writes(db: &Database) {
             .unwrap();
         client
             .batch_execute(&format!("UPDATE {view} SET failed_attempts = -1"))
-            .refused("23514");
+            .expect_sqlstate("23514");
     }
     assert_eq!(
         db.count("magic_link.one_time_tokens WHERE failed_attempts IN (0, 1, 2)"),
