@@ -5,7 +5,7 @@
 
 export PG_CONFIG PG APT
 
-.PHONY: help demo psql test test-all torture bench regress isolation lint fmt install clean
+.PHONY: help demo picture psql test test-all torture bench regress isolation lint fmt install clean
 
 help:
 	@echo "make demo      see a token issued, mailed, redeemed and refused, on a throwaway server"
@@ -23,6 +23,7 @@ help:
 	@echo "make lint      format and clippy alone"
 	@echo "make fmt       format the code"
 	@echo "make install PG_CONFIG=/path/to/pg_config   a release build into that server"
+	@echo "make picture   docs/images/demo.svg, a recording of make demo"
 	@echo "make clean     remove what was built and the tools that were fetched"
 	@echo ""
 	@echo "All take PG_CONFIG, or PG=17 for Debian's server of that version, fetched into .tools where it is not installed;"
@@ -32,6 +33,9 @@ help:
 
 demo:
 	@tools/demo
+
+picture:
+	@tools/record-demo
 
 psql:
 	@tools/psql

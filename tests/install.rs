@@ -39,7 +39,7 @@ fn the_functions_are_those_of_the_contract() {
         "grant_backend(role regrole) void".to_owned(),
         "normalize_email(email text) text".to_owned(),
         "one_time_token_id(token text) uuid".to_owned(),
-        // For the ledger's CHECK.
+        // For the CHECK of one_time_tokens.
         "one_time_token_is_sound(one_time_token magic_link.one_time_tokens) boolean".to_owned(),
         "purge_one_time_tokens(retention interval DEFAULT '30 days'::interval, batch_size integer DEFAULT 10000) bigint"
             .to_owned(),
@@ -109,7 +109,7 @@ fn everything_explains_itself_in_psql() {
     assert_eq!(silent, [""; 0]);
 }
 
-/// Without it an update of the ledger would in time find no room in its page.
+/// Without it an update of a token's row would in time find no free space in its page.
 #[test]
 fn the_ledger_leaves_room_for_its_updates() {
     let db = Database::new();
@@ -252,18 +252,18 @@ fn a_session_outlives_the_extension() {
 fn a_table_can_be_altered_under_a_session() {
     let db = Database::new();
     let mut backend = db.backend();
-    let mut story = || {
+    let mut flow = || {
         let issued = backend.create(ADA, "{}").unwrap();
         backend.redeem(&issued.token, ADA).unwrap();
     };
-    story();
+    flow();
     db.sql(
         "ALTER TABLE magic_link.users ADD COLUMN nickname text DEFAULT 'none';
          ALTER TABLE magic_link.one_time_tokens ADD COLUMN note text",
     );
-    story();
+    flow();
     db.sql("ALTER TABLE magic_link.users DROP COLUMN nickname");
-    story();
+    flow();
 }
 
 /// As after an update that only one of library and declarations went through.
