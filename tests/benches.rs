@@ -83,7 +83,7 @@ fn what_only_asks_changes_nothing() {
     let cluster = server::start(&[]);
     let database = server::database(&cluster);
     for workload in [
-        Workload::ExpectSqlState,
+        Workload::Refused,
         Workload::Check,
         Workload::SessionSwitch,
     ] {
