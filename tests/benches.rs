@@ -82,11 +82,7 @@ fn all_contestants_leave_the_same_rows() {
 fn what_only_asks_changes_nothing() {
     let cluster = server::start(&[]);
     let database = server::database(&cluster);
-    for workload in [
-        Workload::Refused,
-        Workload::Check,
-        Workload::SessionSwitch,
-    ] {
+    for workload in [Workload::Refused, Workload::Check, Workload::SessionSwitch] {
         let cases = cases(&mut database.superuser(), workload, CASES, 0);
         let before = database.contents();
         for contestant in Contestant::ALL {

@@ -1,5 +1,5 @@
-//! Triggers of the application that a function of the extension fires: they see their session's settings, and changes that they
-//! make to settings stay.
+//! Triggers of the application that a function of the extension fires: they see their session's settings, and what they set
+//! with SET LOCAL ends with the transaction, and what they set for the session stays.
 
 use magic_link_harness::postgres::Client;
 use magic_link_harness::{Calls, Database, ExpectSqlState};

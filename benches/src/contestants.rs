@@ -161,4 +161,15 @@ impl Case {
         let ids = self.organizations.iter().map(|m| m.organization.clone());
         Value::Texts(ids.collect())
     }
+
+    /// What an INSERT of a new token binds.
+    fn new_row(&self) -> Vec<Value> {
+        vec![
+            Value::Uuid(self.id),
+            Value::Bytes(self.hash.clone()),
+            self.text_email(),
+            self.organization_ids(),
+            Value::Json(serde_json::json!({})),
+        ]
+    }
 }

@@ -13,7 +13,7 @@ pub struct Issued {
     pub id: Uuid,
     pub token: String,
     pub email: String,
-    /// As text, since a number may be larger than any of Rust's types.
+    /// As text, since a number in it may be larger than any of Rust's types can hold.
     pub context: String,
     pub status: String,
     pub created_at: SystemTime,

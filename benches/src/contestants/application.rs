@@ -42,13 +42,7 @@ pub fn calls(workload: Workload, case: &Case) -> Vec<Statement> {
 fn create(case: &Case) -> Statement {
     Statement {
         sql: CREATE,
-        values: vec![
-            Value::Uuid(case.id),
-            Value::Bytes(case.hash.clone()),
-            case.text_email(),
-            case.organization_ids(),
-            Value::Json(serde_json::json!({})),
-        ],
+        values: case.new_row(),
     }
 }
 

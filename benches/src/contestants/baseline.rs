@@ -19,13 +19,7 @@ pub fn calls(workload: Workload, case: &Case) -> Option<Vec<Statement>> {
     match workload {
         Workload::Create => Some(vec![Statement {
             sql: CREATE,
-            values: vec![
-                Value::Uuid(case.id),
-                Value::Bytes(case.hash.clone()),
-                case.text_email(),
-                case.organization_ids(),
-                Value::Json(serde_json::json!({})),
-            ],
+            values: case.new_row(),
         }]),
         Workload::SignIn => Some(vec![consume(case)]),
         Workload::Redeem(_) => Some(redeem(case)),
