@@ -11,7 +11,7 @@ help:
 	@echo "make demo      see a token issued, mailed, redeemed and refused, on a throwaway server"
 	@echo "make psql      psql on such a server, gone when you quit"
 	@echo "make test      every check and test; for some:"
-	@echo "                 STAGES=\"format clippy pg_test install regress isolation connections pg_upgrade\", or TEST=name for one"
+	@echo "                 STAGES=\"format clippy pg_test install regress isolation connections drivers pg_upgrade\", or TEST=name for one"
 	@echo "make test-all  make test with each PostgreSQL from 15 to 18, as far as there are servers of it: PG_CONFIG_16=… names one"
 	@echo "make torture   what takes long to break it with: DURATION=600 seconds for each part, SEED=number to replay a run;"
 	@echo "                 PARTS=\"schedule kill interrupt promote hostile ddl memcheck fuzz\" for some"

@@ -6,12 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use magic_link_harness::documentation::{block, examples, page, pages, root};
-use magic_link_harness::postgres::Client;
 use magic_link_harness::{Cluster, Database};
-
-#[path = "../pgrx-tests/examples/sign_in.rs"]
-mod sign_in;
-use sign_in::{Page, invite, redeem};
 
 /// The pages whose examples are run, and how many of them show an answer.
 const PAGES: [(&str, usize); 7] = [
@@ -242,45 +237,20 @@ fn the_first_pages_are_short() {
 }
 
 #[test]
-fn the_drivers_example_is_the_one_that_is_tested() {
-    let example = include_str!("../pgrx-tests/examples/sign_in.rs");
-    assert_eq!(block("docs/drivers.md", "## Rust", "rust"), example);
-}
-
-#[test]
-fn the_drivers_example_runs() {
-    let database = Database::new();
-    database.organization("acme", &["member"]);
-    let backend: &mut Client = &mut database.backend();
-
-    let (email, link) = invite(backend, " Ada@Example.com", "acme").expect("no link");
-    assert_eq!(email, "ada@example.com");
-    let (_, query) = link.split_once("?token=").expect("no token in the link");
-    let (token, email_in_link) = query.split_once("&email=").expect("no address in the link");
-    assert_eq!(email_in_link, "ada%40example.com");
-
-    let user_id: String = match redeem(backend, token, &email).expect("no page") {
-        Page::Welcome { user_id } => user_id,
-        page => panic!("{page:?}"),
-    };
-    let member = "SELECT user_id::text FROM magic_link.organization_membership_roles";
-    assert_eq!(database.value::<String>(member, &[]), user_id);
-    assert_eq!(
-        redeem(backend, token, &email).expect("no page"),
-        Page::AlreadyUsed
-    );
-    let page = redeem(backend, token, "not an address").expect("no page");
-    assert_eq!(page, Page::BrokenLink);
-
-    let (_, link) = invite(backend, "ada@example.com", "acme").expect("no link");
-    let (_, query) = link.split_once("?token=").expect("no token in the link");
-    let (token, _) = query.split_once("&email=").expect("no address in the link");
-    database
-        .sql("UPDATE magic_link.one_time_tokens SET revoked_at = now() WHERE consumed_at IS NULL");
-    assert_eq!(
-        redeem(backend, token, &email).expect("no page"),
-        Page::AskForANewLink
-    );
+fn the_drivers_programs_are_those_that_are_tested() {
+    let text = page("docs/drivers.md");
+    let (_, programs) = text.split_once("## The programs").expect("no programs");
+    let mut shown = 0;
+    for program in programs.split("\n### ").skip(1) {
+        let (_, link) = program.split_once("](../").expect("no link");
+        let (path, rest) = link.split_once(')').expect("no end of the link");
+        let (_, code) = rest.split_once("```").expect("no code");
+        let (_, code) = code.split_once('\n').expect("no language");
+        let (code, _) = code.split_once("```").expect("no end of the code");
+        assert_eq!(code, page(path), "{path}");
+        shown += 1;
+    }
+    assert_eq!(shown, 8);
 }
 
 /// Tokens as they are after hours in which the mail became slow: how many of each hour

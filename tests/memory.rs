@@ -140,7 +140,9 @@ fn where_rust_gets_no_memory_the_session_ends_and_the_server_goes_on() {
     let created = (0..).find_map(|step| match create(step * MEGABYTE) {
         Ok(created) => Some(created),
         Err(error) => {
-            let told = error.as_db_error().expect("the server says why");
+            let told = error
+                .as_db_error()
+                .unwrap_or_else(|| panic!("{error:?}: {}", db.cluster().log()));
             assert_eq!(told.code().code(), OUT_OF_MEMORY, "{error:?}");
             match told.severity() {
                 "FATAL" => ended += 1,

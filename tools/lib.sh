@@ -20,6 +20,9 @@ open_log() {
   [ -z "${MAGIC_LINK_LOG:-}" ] || return 0
   mkdir -p "$root/.tools/log"
   MAGIC_LINK_LOG=$root/.tools/log/${0##*/}.log
+  exec 7>>"$MAGIC_LINK_LOG"
+  # Another run of the same command writes there.
+  flock -n 7 || MAGIC_LINK_LOG=$root/.tools/log/${0##*/}.$$.log
   : >"$MAGIC_LINK_LOG"
   export MAGIC_LINK_LOG
 }
