@@ -225,48 +225,13 @@ unsafe fn xmin_of(tuple: pg_sys::HeapTuple) -> pg_sys::TransactionId {
 mod tests {
     use std::sync::atomic::Ordering::Relaxed;
 
-    use pgrx::pg_sys::TEXTOID;
     use pgrx::prelude::*;
 
-    use crate::postgres::datum::CallMemory;
-    use crate::postgres::heap_row::Key;
     use crate::postgres::index_lookup::IndexLookup;
-    use crate::postgres::spi::SpiConnection;
-    use crate::postgres::table::Table;
-
-    static ROLES: Table = Table::new(
-        c"organization_jit_roles",
-        &[
-            (c"organization_id", TEXTOID),
-            (c"organization_role_id", TEXTOID),
-        ],
-    );
-    static ROLES_OF: IndexLookup = IndexLookup::of_many(&ROLES, &[1]);
-    static ROLE: IndexLookup = IndexLookup::unique(&ROLES, &[1, 2]);
+    use crate::postgres::test_tables::{ROLE, ROLES_OF, default_roles, fill, has_role};
 
     fn index_of(lookup: &IndexLookup) -> u32 {
         lookup.index.oid.load(Relaxed)
-    }
-
-    fn default_roles(organization: &str) -> Vec<String> {
-        let spi = SpiConnection::connect(CallMemory::of_test()).unwrap();
-        let rows = ROLES_OF.rows(&spi, &[Key::Text(organization)]).unwrap();
-        rows.iter().map(|row| row.required(2).unwrap()).collect()
-    }
-
-    fn has_role(organization: &str, role: &str) -> bool {
-        let key = [Key::Text(organization), Key::Text(role)];
-        let spi = SpiConnection::connect(CallMemory::of_test()).unwrap();
-        ROLE.has_row(&spi, &key).unwrap()
-    }
-
-    fn fill() {
-        Spi::run(
-            "INSERT INTO magic_link.organizations VALUES ('acme', 'Acme'), ('globex', 'Globex');
-             INSERT INTO magic_link.organization_roles VALUES ('a', 'A'), ('b', 'B');
-             INSERT INTO magic_link.organization_jit_roles VALUES ('acme', 'a'), ('globex', 'b')",
-        )
-        .unwrap();
     }
 
     #[pg_test]

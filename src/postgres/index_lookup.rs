@@ -282,50 +282,10 @@ impl IndexLookup {
 #[cfg(any(test, feature = "pg_test"))]
 #[pgrx::pg_schema]
 mod tests {
-    use pgrx::pg_sys::TEXTOID;
     use pgrx::prelude::*;
 
-    use super::{IndexLookup, Key, RowLock};
-    use crate::postgres::datum::CallMemory;
-    use crate::postgres::spi::SpiConnection;
-    use crate::postgres::table::Table;
-
-    static ROLES: Table = Table::new(
-        c"organization_jit_roles",
-        &[
-            (c"organization_id", TEXTOID),
-            (c"organization_role_id", TEXTOID),
-        ],
-    );
-    static ROLES_OF: IndexLookup = IndexLookup::of_many(&ROLES, &[1]);
-    static ROLE: IndexLookup = IndexLookup::unique(&ROLES, &[1, 2]);
-
-    fn spi() -> SpiConnection<'static> {
-        SpiConnection::connect(CallMemory::of_test()).unwrap()
-    }
-
-    fn default_roles(organization: &str) -> Vec<String> {
-        let spi = spi();
-        let rows = ROLES_OF.rows(&spi, &[Key::Text(organization)]).unwrap();
-        let mut roles: Vec<String> = rows.iter().map(|row| row.required(2).unwrap()).collect();
-        roles.sort();
-        roles
-    }
-
-    fn has_role(organization: &str, role: &str) -> bool {
-        let key = [Key::Text(organization), Key::Text(role)];
-        ROLE.has_row(&spi(), &key).unwrap()
-    }
-
-    fn fill() {
-        Spi::run(
-            "INSERT INTO magic_link.organizations VALUES ('acme', 'Acme'), ('globex', 'Globex');
-             INSERT INTO magic_link.organization_roles VALUES ('c', 'C'), ('a', 'A'), ('b', 'B');
-             INSERT INTO magic_link.organization_jit_roles
-             VALUES ('acme', 'c'), ('acme', 'a'), ('acme', 'b'), ('globex', 'b')",
-        )
-        .unwrap();
-    }
+    use super::{Key, RowLock};
+    use crate::postgres::test_tables::{ROLE, ROLES_OF, default_roles, fill, has_role, spi};
 
     #[pg_test]
     fn rows_are_found_by_the_whole_key_and_by_its_beginning() {

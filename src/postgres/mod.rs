@@ -43,3 +43,6 @@ pub mod startup_settings;
 // The unit tests' own program is no server.
 #[cfg(not(test))]
 mod allocator;
+
+#[cfg(any(test, feature = "pg_test"))]
+mod test_tables;

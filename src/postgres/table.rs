@@ -179,25 +179,11 @@ mod tests {
     use pgrx::prelude::*;
 
     use super::Table;
-    use crate::postgres::datum::CallMemory;
     use crate::postgres::error::{Error, SqlState};
     use crate::postgres::heap_row::Key;
     use crate::postgres::index_lookup::IndexLookup;
     use crate::postgres::scan::RowLock;
-    use crate::postgres::spi::SpiConnection;
-
-    static ROLES: Table = Table::new(
-        c"organization_jit_roles",
-        &[
-            (c"organization_id", TEXTOID),
-            (c"organization_role_id", TEXTOID),
-        ],
-    );
-    static ROLES_OF: IndexLookup = IndexLookup::of_many(&ROLES, &[1]);
-
-    fn spi() -> SpiConnection<'static> {
-        SpiConnection::connect(CallMemory::of_test()).unwrap()
-    }
+    use crate::postgres::test_tables::{ROLES, ROLES_OF, spi};
 
     fn is_refused(failure: Option<Error>, sqlstate: SqlState) -> bool {
         failure.is_some_and(|error| error.sqlstate == sqlstate)
