@@ -15,6 +15,15 @@ async def open_pool():
     pool = await asyncpg.create_pool(min_size=1, max_size=4)
 
 
+def page_of(error):
+    """The page for a refusal; any other error goes on."""
+    # The class for OT… is a FatalPostgresError. The connection is fine all the same: do not connect again.
+    page = pages.of_refusal(error.sqlstate, error.hint)
+    if page is None:
+        raise error
+    return page
+
+
 async def invite(email, organization_id):
     """The address to mail to, and the link to mail; or what the page says."""
     # jsonb goes in as text, until set_type_codec says otherwise.
@@ -27,9 +36,7 @@ async def invite(email, organization_id):
             context,
         )
     except asyncpg.PostgresError as error:
-        if error.sqlstate == "OT008":
-            return pages.mailed_already(error.hint)
-        return pages.REFUSED[error.sqlstate]
+        return page_of(error)
 
 
 async def open_link(token, email, event=None):
@@ -38,8 +45,8 @@ async def open_link(token, email, event=None):
         outcome = await pool.fetchval(
             "SELECT magic_link.check_one_time_token($1, $2, $3)", token, email, event
         )
-    except asyncpg.InvalidParameterValueError:
-        return pages.INCOMPLETE
+    except asyncpg.PostgresError as error:
+        return page_of(error)
     return pages.OUTCOMES.get(outcome, pages.READY)
 
 
@@ -58,9 +65,6 @@ async def confirm(token, email, session, event=None):
         user_id = await pool.fetchval(
             "SELECT user_id FROM magic_link.redeem_one_time_token($1, $2, $3)", token, email, event
         )
-    # Its class for OT… is a FatalPostgresError. The connection is fine all the same: do not connect again.
     except asyncpg.PostgresError as error:
-        if error.sqlstate not in pages.REFUSED:
-            raise
-        return pages.REFUSED[error.sqlstate]
+        return page_of(error)
     return pages.welcome(user_id)

@@ -27,6 +27,15 @@ from psycopg.types.json import Jsonb  # noqa: E402
 import pages  # noqa: E402
 
 
+def page_of(error):
+    """The page for a refusal; any other error goes on."""
+    cause = error.__cause__
+    page = pages.of_refusal(cause.sqlstate, cause.diag.message_hint)
+    if page is None:
+        raise error
+    return page
+
+
 def one_row(statement, parameters):
     with connection.cursor() as cursor:
         cursor.execute(statement, parameters)
@@ -44,9 +53,7 @@ def invite(email, organization_id):
                 (email, context),
             )
     except Error as error:
-        if error.__cause__.sqlstate == "OT008":
-            return pages.mailed_already(error.__cause__.diag.message_hint)
-        return pages.REFUSED[error.__cause__.sqlstate]
+        return page_of(error)
 
 
 def open_link(token, email, event=None):
@@ -55,7 +62,7 @@ def open_link(token, email, event=None):
         with transaction.atomic():
             (outcome,) = one_row("SELECT magic_link.check_one_time_token(%s, %s, %s)", (token, email, event))
     except Error as error:
-        return pages.REFUSED[error.__cause__.sqlstate]
+        return page_of(error)
     return pages.OUTCOMES.get(outcome, pages.READY)
 
 
@@ -75,7 +82,5 @@ def confirm(token, email, session, event=None):
                 (token, email, event),
             )
     except Error as error:
-        if error.__cause__.sqlstate != "22023":
-            raise
-        return pages.INCOMPLETE
+        return page_of(error)
     return pages.welcome(user_id) if outcome == "ok" else pages.OUTCOMES[outcome]

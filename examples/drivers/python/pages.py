@@ -32,9 +32,12 @@ READY = "Go on?"
 ASK = "You are signed in as somebody else. Go on as the owner of this link?"
 
 
+def of_refusal(sqlstate, hint):
+    """None where the SQLSTATE is no refusal's."""
+    if sqlstate == "OT008":
+        return f"We have mailed you already. {hint}"
+    return REFUSED.get(sqlstate)
+
+
 def welcome(user_id):
     return f"Welcome, {user_id}."
-
-
-def mailed_already(hint):
-    return f"We have mailed you already. {hint}"

@@ -10,6 +10,14 @@ import pages
 pool = ConnectionPool(min_size=1, max_size=4, open=False)
 
 
+def page_of(error):
+    """The page for a refusal; any other error goes on."""
+    page = pages.of_refusal(error.sqlstate, error.diag.message_hint)
+    if page is None:
+        raise error
+    return page
+
+
 def invite(email, organization_id):
     """The address to mail to, and the link to mail; or what the page says."""
     context = Jsonb({"jitOrganizationIds": [organization_id]})
@@ -21,9 +29,7 @@ def invite(email, organization_id):
                 (email, context),
             ).fetchone()
     except psycopg.Error as error:
-        if error.sqlstate == "OT008":
-            return pages.mailed_already(error.diag.message_hint)
-        return pages.REFUSED[error.sqlstate]
+        return page_of(error)
 
 
 def open_link(token, email, event=None):
@@ -33,8 +39,8 @@ def open_link(token, email, event=None):
             (outcome,) = connection.execute(
                 "SELECT magic_link.check_one_time_token(%s, %s, %s)", (token, email, event)
             ).fetchone()
-    except psycopg.errors.InvalidParameterValue:
-        return pages.INCOMPLETE
+    except psycopg.Error as error:
+        return page_of(error)
     return pages.OUTCOMES.get(outcome, pages.READY)
 
 
@@ -54,7 +60,5 @@ def confirm(token, email, session, event=None):
                 (token, email, event),
             ).fetchone()
     except psycopg.Error as error:
-        if error.sqlstate not in pages.REFUSED:
-            raise
-        return pages.REFUSED[error.sqlstate]
+        return page_of(error)
     return pages.welcome(user_id)

@@ -12,6 +12,14 @@ engine = create_engine("postgresql+psycopg://", hide_parameters=True, pool_size=
 Session = sessionmaker(engine)
 
 
+def page_of(error):
+    """The page for a refusal; any other error goes on."""
+    page = pages.of_refusal(error.orig.sqlstate, error.orig.diag.message_hint)
+    if page is None:
+        raise error
+    return page
+
+
 def invite(email, organization_id):
     """The address to mail to, and the link to mail; or what the page says."""
     context = Jsonb({"jitOrganizationIds": [organization_id]})
@@ -26,9 +34,7 @@ def invite(email, organization_id):
                 {"email": email, "context": context},
             ).one()
     except DBAPIError as error:
-        if error.orig.sqlstate == "OT008":
-            return pages.mailed_already(error.orig.diag.message_hint)
-        return pages.REFUSED[error.orig.sqlstate]
+        return page_of(error)
 
 
 def open_link(token, email, event=None):
@@ -38,7 +44,7 @@ def open_link(token, email, event=None):
         with Session() as session:
             outcome = session.scalar(check, {"token": token, "email": email, "event": event})
     except DBAPIError as error:
-        return pages.REFUSED[error.orig.sqlstate]
+        return page_of(error)
     return pages.OUTCOMES.get(outcome, pages.READY)
 
 
@@ -54,9 +60,7 @@ def confirm(token, email, session, event=None):
                 return pages.ASK
             redeemed = transaction.execute(redeem, bound | {"event": event}).one()
     except DBAPIError as error:
-        if error.orig.sqlstate != "22023":
-            raise
-        return pages.INCOMPLETE
+        return page_of(error)
     if redeemed.outcome != "ok":
         return pages.OUTCOMES[redeemed.outcome]
     return pages.welcome(redeemed.user_id)
