@@ -166,3 +166,39 @@ fn where_rust_gets_no_memory_the_session_ends_and_the_server_goes_on() {
     assert_eq!(db.count("magic_link.one_time_tokens"), 20_000);
     assert!(refused > 0 && ended > 0, "{refused} refused, {ended} ended");
 }
+
+/// A trigger of the application's uses up all memory, notices, and does it again. The first error takes what is set
+/// aside for such an error, so the second has to do without.
+#[test]
+fn a_trigger_that_uses_up_all_memory_twice_does_not_end_the_server() {
+    let db = Database::new();
+    db.sql(
+        "CREATE FUNCTION use_up() RETURNS void LANGUAGE plpgsql AS $$
+         BEGIN
+             FOR n IN 1 .. 100000 LOOP
+                 PERFORM pg_catalog.set_config('use.up' || n, pg_catalog.repeat('x', 50000), true);
+             END LOOP;
+         END $$;
+         CREATE FUNCTION use_up_twice() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             BEGIN
+                 PERFORM public.use_up();
+             EXCEPTION WHEN out_of_memory THEN
+                 NULL;
+             END;
+             PERFORM public.use_up();
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER use_up AFTER INSERT ON magic_link.users FOR EACH ROW EXECUTE FUNCTION use_up_twice()",
+    );
+    let mut witness = db.backend();
+    for megabytes in [8, 12, 16, 24] {
+        let issued = db.backend().create("ada@example.com", "{}").unwrap();
+        let mut backend = small_session(&db, &db.backend_role(), megabytes * MEGABYTE);
+        backend
+            .redeem(&issued.token, "ada@example.com")
+            .expect_sqlstate(OUT_OF_MEMORY);
+        witness.batch_execute("SELECT 1").unwrap();
+        assert_eq!(db.count("magic_link.users"), 0);
+    }
+}
