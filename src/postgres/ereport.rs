@@ -63,6 +63,7 @@ pub unsafe fn run_or_ereport<T: Copy>(body: impl FnOnce() -> Result<T, Error>) -
     // we take it off when we return, and whoever catches an error puts back its own.
     unsafe {
         let around = pg_sys::error_context_stack;
+        let exceptions = pg_sys::PG_exception_stack;
         let mut hiding = pg_sys::ErrorContextCallback {
             previous: std::ptr::null_mut(),
             callback: Some(on_message),
@@ -70,18 +71,24 @@ pub unsafe fn run_or_ereport<T: Copy>(body: impl FnOnce() -> Result<T, Error>) -
         };
         pg_sys::error_context_stack = &raw mut hiding;
         memory_reserve::set_aside();
-        match run(body) {
+        let error = match run(body) {
             Ok(answer) => {
                 pg_sys::error_context_stack = around;
-                answer
+                return answer;
             }
-            Err(PendingError::Postgres) => rethrow(),
-            Err(PendingError::Own {
+            Err(error) => error,
+        };
+        // Where pgrx failed to copy an error, for lack of memory, both still point into frames that are gone.
+        pg_sys::PG_exception_stack = exceptions;
+        pg_sys::error_context_stack = &raw mut hiding;
+        match error {
+            PendingError::Postgres => rethrow(),
+            PendingError::Own {
                 sqlstate,
                 message,
                 detail,
                 hint,
-            }) => ereport(sqlstate, message, detail, hint),
+            } => ereport(sqlstate, message, detail, hint),
         }
     }
 }

@@ -6,8 +6,8 @@ use std::ffi::{CStr, c_int};
 use pgrx::{IntoDatum, pg_sys};
 
 use super::error::Error;
-use super::local_settings;
 use super::scan::{SnapshotMode, uses_transaction_snapshot};
+use super::{local_settings, memory_reserve};
 
 /// A statement and the types of its parameters.
 pub struct PreparedStatement {
@@ -110,6 +110,8 @@ impl PreparedStatement {
         mut parameters: Parameters,
         mode: SnapshotMode,
     ) -> Result<StatementResult, Error> {
+        // A trigger that the last one fired may have used it up.
+        memory_reserve::set_aside();
         if self.parameters != parameters.types {
             return Err(Error::internal("parameters"));
         }

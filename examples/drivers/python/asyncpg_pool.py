@@ -47,7 +47,7 @@ async def open_link(token, email, event=None):
         )
     except asyncpg.PostgresError as error:
         return page_of(error)
-    return pages.OUTCOMES.get(outcome, pages.READY)
+    return pages.OUTCOMES[outcome]
 
 
 async def confirm(token, email, session, event=None):

@@ -63,7 +63,7 @@ def open_link(token, email, event=None):
             (outcome,) = one_row("SELECT magic_link.check_one_time_token(%s, %s, %s)", (token, email, event))
     except Error as error:
         return page_of(error)
-    return pages.OUTCOMES.get(outcome, pages.READY)
+    return pages.OUTCOMES[outcome]
 
 
 def confirm(token, email, session, event=None):

@@ -18,7 +18,10 @@ REFUSED = {
     "22023": INCOMPLETE,  # the address is no address
 }
 
+READY = "Go on?"
+
 OUTCOMES = {
+    "ok": READY,
     "token_not_found": INCOMPLETE,
     "email_mismatch": INCOMPLETE,
     "token_consumed": USED,
@@ -28,7 +31,6 @@ OUTCOMES = {
     "user_not_found": UNKNOWN,
 }
 
-READY = "Go on?"
 ASK = "You are signed in as somebody else. Go on as the owner of this link?"
 
 

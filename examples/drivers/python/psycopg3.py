@@ -41,7 +41,7 @@ def open_link(token, email, event=None):
             ).fetchone()
     except psycopg.Error as error:
         return page_of(error)
-    return pages.OUTCOMES.get(outcome, pages.READY)
+    return pages.OUTCOMES[outcome]
 
 
 def confirm(token, email, session, event=None):

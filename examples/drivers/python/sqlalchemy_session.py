@@ -45,7 +45,7 @@ def open_link(token, email, event=None):
             outcome = session.scalar(check, {"token": token, "email": email, "event": event})
     except DBAPIError as error:
         return page_of(error)
-    return pages.OUTCOMES.get(outcome, pages.READY)
+    return pages.OUTCOMES[outcome]
 
 
 def confirm(token, email, session, event=None):
