@@ -49,23 +49,26 @@ run_folder() {
   printf '%s\n' "$MAGIC_LINK_RUN_DIR/$1"
 }
 
-# The servers of a run: "pid data-folder" lines. Started by whomever, below the run's folder or with its name in the environment.
+# The servers of a run, by their process ids. Started by whomever, below the run's folder or with its name in the environment.
 servers_of() {
-  local run=$1 proc exe
+  local run=$1 proc exe owner
   for proc in /proc/[0-9]*; do
     exe=$(readlink "$proc/exe" 2>/dev/null) || continue
     [[ ${exe% (deleted)} == */@(postgres|pgbouncer) ]] || continue
+    # Anybody may call a process postgres.
+    owner=$(stat -c %U "$proc" 2>/dev/null) || continue
+    [ "$owner" = "$(id -un)" ] || [ "$owner" = "$(server_user)" ] || continue
     # A postmaster's command line names its data folder, and it keeps the environment it was started with; its children do neither.
     if { tr '\0' '\n' <"$proc/cmdline" | grep -F "$run/" || tr '\0' '\n' <"$proc/environ" | grep -xF "MAGIC_LINK_RUN_DIR=$run"; } >/dev/null 2>&1; then
-      printf '%s %s\n' "${proc#/proc/}" "$(readlink "$proc/cwd")"
+      printf '%s\n' "${proc#/proc/}"
     fi
   done
 }
 
-# Immediate shutdown: nothing in these clusters is worth a checkpoint.
+# Immediate shutdown: nothing in these clusters is worth a checkpoint. Who started a server removes its folder.
 stop_servers() {
-  local pid data tries
-  while read -r pid data; do
+  local pid tries
+  while read -r pid; do
     kill -QUIT "$pid" 2>/dev/null || continue
     # A dead process may stay in the list until init looks at it, but has no program any more.
     for ((tries = 0; tries < 200; tries++)); do
@@ -73,7 +76,6 @@ stop_servers() {
       sleep 0.05
     done
     if [ "$tries" = 200 ]; then kill -KILL "$pid" 2>/dev/null || true; fi
-    if [ -f "$data/PG_VERSION" ]; then rm -rf "$data"; fi
   done < <(servers_of "$1")
 }
 
